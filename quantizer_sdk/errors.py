@@ -1,0 +1,96 @@
+"""The errors a user can meet: one named class per situation, each also the builtin error it is a kind of."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyConvertedError",
+    "AlreadyPreparedError",
+    "BackendError",
+    "CalibrationError",
+    "GraphError",
+    "InvalidAnnotationError",
+    "InvalidSpecError",
+    "LoweringError",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "NotExportedError",
+    "NotPreparedError",
+    "NothingAnnotatedError",
+    "QuantizerError",
+    "RuleError",
+    "SharingError",
+    "UncalibratedError",
+    "UnsupportedError",
+]
+
+
+class QuantizerError(Exception):
+    """Base of every error that a user's input can cause. Says what was found, where, and what would be accepted."""
+
+
+class InvalidSpecError(QuantizerError, ValueError):
+    """A quantization spec contradicts itself: its range does not fit its dtype, its axis is missing, ..."""
+
+
+class InvalidAnnotationError(QuantizerError, ValueError):
+    """An annotation does not fit the graph: no such edge, not a float tensor, axis out of rank, ..."""
+
+
+class SharingError(QuantizerError, ValueError):
+    """Shared specs that lead nowhere, or that tie together points whose specs conflict."""
+
+
+class NotExportedError(QuantizerError, TypeError):
+    """The model is no module of an exported program."""
+
+
+class AlreadyPreparedError(QuantizerError, ValueError):
+    """The model already holds observers."""
+
+
+class NotPreparedError(QuantizerError, ValueError):
+    """The model holds no observers, so there is nothing to convert."""
+
+
+class AlreadyConvertedError(QuantizerError, ValueError):
+    """The model is already quantized."""
+
+
+class NothingAnnotatedError(QuantizerError, ValueError):
+    """The quantizer claimed no op of the model at all."""
+
+
+class CalibrationError(QuantizerError, ValueError):
+    """Calibration data that no quantization parameters can be made of."""
+
+
+class NonFiniteError(CalibrationError):
+    """NaN or infinity reached an observer."""
+
+
+class UncalibratedError(QuantizerError, RuntimeError):
+    """An observer has seen no data, so its quantization parameters would be invented."""
+
+
+class RuleError(QuantizerError, ValueError):
+    """A quantizer was configured with something it cannot apply."""
+
+
+class UnsupportedError(QuantizerError, NotImplementedError):
+    """What was asked for has no form in the engine or the op set."""
+
+
+class GraphError(QuantizerError, ValueError):
+    """A graph breaks the rules of its stage; names the pass after which it did."""
+
+
+class LoweringError(QuantizerError, RuntimeError):
+    """A backend's runtime refused the model at lowering, loading or running."""
+
+
+class BackendError(QuantizerError, LookupError):
+    """No such backend, or it cannot be loaded."""
+
+
+class MissingDependencyError(QuantizerError, ImportError):
+    """An optional dependency is missing; names the extra that installs it."""
