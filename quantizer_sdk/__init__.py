@@ -1,0 +1,1 @@
+"""Backend quantizers in the PyTorch 2 Export style."""
