@@ -1,1 +1,91 @@
-"""Backend quantizers in the PyTorch 2 Export style."""
+"""Backend quantizers in the PyTorch 2 Export style: one engine, real integer kernels, proven numerics."""
+
+from quantizer_sdk.backend import Backend, Executable, backend_names, find_backend
+from quantizer_sdk.errors import (
+    AlreadyConvertedError,
+    AlreadyPreparedError,
+    BackendError,
+    CalibrationError,
+    GraphError,
+    InvalidAnnotationError,
+    InvalidSpecError,
+    LoweringError,
+    MissingDependencyError,
+    NonFiniteError,
+    NotExportedError,
+    NothingAnnotatedError,
+    NotPreparedError,
+    QuantizerError,
+    RuleError,
+    SharingError,
+    UncalibratedError,
+    UnsupportedError,
+)
+from quantizer_sdk.match import Match
+from quantizer_sdk.quantize_pt2e import calibrate, convert_pt2e, prepare_pt2e
+from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
+from quantizer_sdk.report import Explanation, OpRecord, explain
+from quantizer_sdk.spec import (
+    DerivedQuantizationSpec,
+    EdgeOrNode,
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    SharedQuantizationSpec,
+)
+from quantizer_sdk.table import ACT, BIAS, WEIGHT, Check, Operand, QuantizationConfig, Role, Row, Step, ops
+from quantizer_sdk.table_quantizer import TableQuantizer, UnusedRuleWarning
+
+__all__ = [
+    "ACT",
+    "BIAS",
+    "WEIGHT",
+    "AlreadyConvertedError",
+    "AlreadyPreparedError",
+    "Backend",
+    "BackendError",
+    "CalibrationError",
+    "Check",
+    "ComposableQuantizer",
+    "DerivedQuantizationSpec",
+    "EdgeOrNode",
+    "Executable",
+    "Explanation",
+    "FixedQParamsQuantizationSpec",
+    "GraphError",
+    "InvalidAnnotationError",
+    "InvalidSpecError",
+    "LoweringError",
+    "Match",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "NotExportedError",
+    "NotPreparedError",
+    "NothingAnnotatedError",
+    "OpRecord",
+    "Operand",
+    "QuantizationAnnotation",
+    "QuantizationConfig",
+    "QuantizationSpec",
+    "QuantizationSpecBase",
+    "Quantizer",
+    "QuantizerError",
+    "Role",
+    "Row",
+    "RuleError",
+    "SharedQuantizationSpec",
+    "SharingError",
+    "Step",
+    "TableQuantizer",
+    "UncalibratedError",
+    "UnsupportedError",
+    "UnusedRuleWarning",
+    "backend_names",
+    "calibrate",
+    "convert_pt2e",
+    "explain",
+    "find_backend",
+    "ops",
+    "prepare_pt2e",
+]

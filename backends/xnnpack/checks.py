@@ -1,0 +1,146 @@
+"""What XNNPACK's integer kernels cannot take, each as a check that returns None or the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from quantizer_sdk import Match, QuantizationSpec, Role
+
+__all__ = [
+    "averages_last_two",
+    "joins_at_most_five",
+    "keeps_codes_int8",
+    "one_axis_permuted",
+    "pads_with_zeros",
+    "pool_is_global",
+    "scale_one",
+    "slices_by_one",
+    "stride_within_kernel",
+    "transposed_ungrouped",
+    "two_real_operands",
+]
+
+
+def keeps_codes_int8(match: Match) -> str | None:
+    """Activations int8, weights int8 and symmetric: all else is refused at load, or worse, silently misread."""
+    for role in (Role.ACT, Role.OUT, Role.WEIGHT):
+        spec = match.config.spec_of(role)
+        if isinstance(spec, QuantizationSpec) and spec.dtype is not torch.int8:
+            return f"{role.value} is {spec.dtype}; XNNPACK's kernels take torch.int8"
+    weight = match.config.weight
+    symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+    if isinstance(weight, QuantizationSpec) and weight.qscheme not in symmetric:
+        return f"the weight's qscheme is {weight.qscheme}; XNNPACK drops the zero point of an affine weight"
+    return None
+
+
+def transposed_ungrouped(match: Match) -> str | None:
+    """Grouped transposed convolutions have no per-channel kernel."""
+    groups = match.argument("groups")
+    return None if groups == 1 else f"groups={groups}"
+
+
+def scale_one(match: Match) -> str | None:
+    """Kernels of addmm, add and sub know no factors."""
+    for name in ("alpha", "beta"):
+        try:
+            value = match.argument(name)
+        except KeyError:
+            continue
+        if value != 1:
+            return f"{name}={value}; the kernel computes with {name}=1"
+    return None
+
+
+def two_real_operands(match: Match) -> str | None:
+    """Binary kernels broadcast at most 6 dimensions, and take tensors."""
+    rank = _rank(match.output)
+    return None if rank is None or rank <= 6 else f"rank {rank}; XNNPACK broadcasts up to rank 6"
+
+
+def stride_within_kernel(match: Match) -> str | None:
+    """Max pooling that skips values, or with ceil_mode, has no kernel."""
+    kernel, stride = _pair(match.argument("kernel_size")), _pair(match.argument("stride"))
+    stride = stride or kernel
+    if any(step > size for step, size in zip(stride, kernel, strict=True)):
+        return f"stride {list(stride)} exceeds kernel_size {list(kernel)}"
+    if match.argument("ceil_mode"):
+        return "ceil_mode=True"
+    if kernel == (1, 1):
+        return "kernel_size 1 pools nothing"
+    return None
+
+
+def averages_last_two(match: Match) -> str | None:
+    """The kernel averages exactly the two spatial axes of a rank 4 tensor and keeps them."""
+    rank = _rank(match.nodes[0].args[0])
+    dims = match.argument("dim")
+    if rank != 4 or dims is None or sorted(dim % 4 for dim in dims) != [2, 3]:
+        return f"dim={dims} of a rank {rank} tensor; the kernel averages axes 2 and 3 of rank 4"
+    if not match.argument("keepdim"):
+        return "keepdim=False"
+    return None
+
+
+def pool_is_global(match: Match) -> str | None:
+    """Only average pooling to 1 x 1 has an integer kernel."""
+    size = list(match.argument("output_size"))
+    return None if size == [1, 1] else f"output_size={size}; the integer kernel averages to [1, 1]"
+
+
+def pads_with_zeros(match: Match) -> str | None:
+    """Padding with zeros is padding with the zero point; other values, and cropping, have no kernel."""
+    try:
+        mode = match.argument("mode")
+    except KeyError:
+        mode = "constant"
+    if mode != "constant":
+        return f"mode={mode!r}"
+    value = match.argument("value")
+    if value not in (None, 0):
+        return f"value={value}; the kernel pads with 0.0"
+    amounts = match.argument("pad")
+    return f"pad={list(amounts)} crops" if any(amount < 0 for amount in amounts) else None
+
+
+def joins_at_most_five(match: Match) -> str | None:
+    """Concatenation needs at least two float tensors."""
+    tensors = match.argument("tensors")
+    return None if len(tensors) >= 2 else f"{len(tensors)} tensor"
+
+
+def slices_by_one(match: Match) -> str | None:
+    """Static slices with step 1 along a static axis."""
+    step = match.argument("step")
+    if step != 1:
+        return f"step={step}; the kernel slices by 1"
+    for name in ("start", "end"):
+        if isinstance(match.argument(name), Node):
+            return f"{name} is computed at run time"
+    operand, dim = match.nodes[0].args[0], match.argument("dim")
+    value = operand.meta.get("val") if isinstance(operand, Node) else None
+    if isinstance(value, torch.Tensor) and not isinstance(value.shape[dim], int):
+        return f"axis {dim} is dynamic"
+    return None
+
+
+def one_axis_permuted(match: Match) -> str | None:
+    """XNNPACK's tensors have at most 6 dimensions."""
+    rank = _rank(match.nodes[0].args[0])
+    return None if rank is None or rank <= 6 else f"rank {rank}; XNNPACK moves up to rank 6"
+
+
+def _rank(node: Any) -> int | None:
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(value)
+    return values * 2 if len(values) == 1 else values

@@ -1,0 +1,33 @@
+"""The quantizer for ExecuTorch's XNNPACK delegate."""
+
+from __future__ import annotations
+
+from torch.fx import GraphModule
+
+from quantizer_sdk import QuantizationConfig, TableQuantizer
+from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
+from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_instead_of_squeeze
+from quantizer_sdk.backends.xnnpack.table import ROWS
+
+__all__ = ["XNNPACKQuantizer"]
+
+
+class XNNPACKQuantizer(TableQuantizer):
+    """Quantizes what runs on XNNPACK's static int8 kernels, and says of all else why it does not.
+
+    Without any `set_` call it quantizes all it can, with a scale for each output channel of a weight. Set configs
+    from `get_symmetric_quantization_config` to choose otherwise.
+    """
+
+    rows = ROWS
+
+    def default_config(self) -> QuantizationConfig:
+        """Return per-channel static int8."""
+        return get_symmetric_quantization_config(is_per_channel=True)
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """Rewrite ops that only another, exactly equal form has an integer kernel for."""
+        keep_mean_axes(model)
+        reshape_instead_of_squeeze(model)
+        model.recompile()
+        return model

@@ -1,0 +1,137 @@
+"""The commands of `quantizer-sdk`, as a typer app."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from quantizer_sdk.errors import BackendError, NotExportedError, QuantizerError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Quantize exported PyTorch models for a backend's integer kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+_USAGE = (BackendError, NotExportedError)
+_BackendOption = Annotated[str, typer.Option(help="Name of an installed backend.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quantizer-sdk {importlib.metadata.version('quantizer-sdk')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def demo(
+    *,
+    backend: _BackendOption = "xnnpack",
+    out: Annotated[Path | None, typer.Option(help="Folder for the programs, the figures and the picture.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Measure the backend's peer in the same run.")] = False,
+    calibration_images: Annotated[int, typer.Option(min=1, help="How many of the images calibrate.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds of the latency measurement.")] = 100,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A classifier saved with torch.export.save, preprocessed as EfficientNet-Lite0 is."),
+    ] = None,
+) -> None:
+    """Quantize EfficientNet-Lite0, run it on the backend's kernels, and print what that costs and gains."""
+    with _readable_errors():
+        from quantizer_sdk.backend import find_backend
+        from quantizer_sdk.demo.plot import plot_layers
+        from quantizer_sdk.demo.run import run_demo
+        from quantizer_sdk.demo.table import render, to_json
+        from quantizer_sdk.exported_file import load_exported
+
+        if out is not None:
+            _make_folder(out)
+        result = run_demo(
+            find_backend(backend),
+            compare=compare,
+            calibration_images=calibration_images,
+            repeats=repeats,
+            program=None if model is None else load_exported(model),
+            out=out,
+            stage=_Stages(),
+        )
+        Console().print(render(result))
+        if out is not None:
+            (out / "demo.json").write_text(to_json(result), encoding="utf-8")
+            plot_layers(result, out / "layers.png")
+            typer.echo(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+
+
+@app.command()
+def explain(
+    path: Annotated[Path, typer.Argument(help="A model saved with torch.export.save.")],
+    *,
+    backend: _BackendOption = "xnnpack",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what the backend's quantizer would make of each op of a model, and why not; needs no data."""
+    with _readable_errors():
+        from quantizer_sdk import explain as explain_model
+        from quantizer_sdk.backend import find_backend
+        from quantizer_sdk.exported_file import load_exported
+
+        quantizer = find_backend(backend).quantizer()
+        explanation = explain_model(load_exported(path).module(), quantizer=quantizer)
+        typer.echo(explanation.to_json() if as_json else str(explanation))
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turn what a user can mend into its message: exit status 2 for a wrong argument, 1 for the rest."""
+    try:
+        yield
+    except QuantizerError as e:
+        typer.echo(f"error: {e}", err=True)
+        raise typer.Exit(2 if isinstance(e, _USAGE) else 1) from e
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise typer.BadParameter(f"cannot write to {path}: {e.strerror}", param_hint="--out") from e
+
+
+class _Stages:
+    """Shows the stage that runs and, when it is over, how long it took; on stderr."""
+
+    def __init__(self) -> None:
+        # A descriptor of our own: backends may redirect the process's stderr while a program runs.
+        self._console = Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"))
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Show the block under this name."""
+        start = time.perf_counter()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True, refresh_per_second=4) as progress:
+            progress.add_task(name, total=None)
+            yield
+        self._console.print(f"{time.perf_counter() - start:6.1f} s  {name}", highlight=False)

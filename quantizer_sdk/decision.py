@@ -1,0 +1,64 @@
+"""What was decided about a node and why: written by passes and table quantizers, read by `explain`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from quantizer_sdk.provenance import module_path, op_name, source_line
+
+__all__ = ["Absorbed", "Decision", "absorb", "decision_of", "record"]
+
+DECISION_KEY = "quantizer_sdk_decision"
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absorbed:
+    """An op that a pass folded into the constants of another: its name, overload, user's line and module path."""
+
+    node: str
+    op: str
+    source: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What became of one op.
+
+    Attributes:
+        row: Name of the table row that claimed it; None where none did.
+        reason: Why it was left float, or what a user should know about how it is quantized.
+        absorbed: Ops that were folded into this one.
+        fused_into: Name of the op at whose output the kernel that computes this one requantizes; None if its own.
+        shares: Whether it only moves codes, with the qparams of its operand.
+    """
+
+    row: str | None = None
+    reason: str | None = None
+    absorbed: tuple[Absorbed, ...] = ()
+    fused_into: str | None = None
+    shares: bool = False
+
+
+def absorb(node: Node, folded: Node) -> None:
+    """Note that a node now computes what `folded`, about to be erased, computed."""
+    absorbed = Absorbed(
+        node=folded.name, op=op_name(folded), source=source_line(folded), module=module_path(folded)
+    )
+    record(node, dataclasses.replace(decision_of(node), absorbed=(absorbed,)))
+
+
+def decision_of(node: Node) -> Decision:
+    """Return what was decided about a node so far."""
+    decision = node.meta.get(DECISION_KEY)
+    return decision if isinstance(decision, Decision) else Decision()
+
+
+def record(node: Node, decision: Decision) -> None:
+    """Add to what was decided about a node; what was absorbed before stays."""
+    absorbed = decision_of(node).absorbed + decision.absorbed
+    node.meta[DECISION_KEY] = dataclasses.replace(decision, absorbed=absorbed)

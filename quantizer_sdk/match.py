@@ -1,0 +1,153 @@
+"""Find the rows of a table in a graph. Reads only; costs O(nodes) times the rows that begin with a node's op."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from quantizer_sdk.operands import argument, tensor_operands
+from quantizer_sdk.provenance import value_of
+from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
+
+__all__ = ["Match", "Refusals", "find_matches"]
+
+Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
+"""Returns the config of a node and the words for the rule that gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A row found in a graph.
+
+    Attributes:
+        row: The row.
+        nodes: One node a step.
+        config: The config of the first step, which rules the whole.
+    """
+
+    row: Row
+    nodes: tuple[Node, ...]
+    config: QuantizationConfig
+
+    @property
+    def output(self) -> Node:
+        """The node whose result leaves the pattern."""
+        return self.nodes[-1]
+
+    def argument(self, name: str, step: int = 0) -> Any:
+        """Return the value of an argument of a step's op, by its schema name, or its default."""
+        return argument(self.nodes[step], name)
+
+    def operands(self) -> Iterator[tuple[Node, str, Operand, Any]]:
+        """Yield (node, argument name, operand, value) for all tensors that enter the pattern."""
+        previous: Node | None = None
+        for node, step in zip(self.nodes, self.row.steps, strict=True):
+            for (name, values), operand in zip(tensor_operands(node), step.operands, strict=False):
+                for value in values:
+                    if value is not previous:
+                        yield node, name, operand, value
+            previous = node
+
+
+class Refusals:
+    """Why no row claimed a node: the words of every check and rule that said no, without repetition."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[Node, dict[str, None]] = defaultdict(dict)
+
+    def add(self, node: Node, reason: str) -> None:
+        """Note a reason."""
+        self._reasons[node][reason] = None
+
+    def of(self, node: Node) -> str | None:
+        """Return all reasons for a node, or None."""
+        return "; ".join(self._reasons[node]) if node in self._reasons else None
+
+
+def find_matches(
+    graph: Graph, rows: Iterable[Row], configure: Configure, claimed: set[Node], refusals: Refusals
+) -> list[Match]:
+    """Match rows in their order of priority, each node once.
+
+    Args:
+        graph: The graph to search.
+        rows: In order of priority.
+        configure: Gives a node's config.
+        claimed: Nodes that are taken; those of the matches found are added.
+        refusals: Takes the reasons against nodes that begin a row.
+    """
+    by_target: dict[Any, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op == "call_function":
+            by_target[node.target].append(node)
+    matches: list[Match] = []
+    for row in rows:
+        for target in sorted(row.steps[0].targets, key=str):
+            for first in by_target.get(target, ()):
+                match = _match(row, first, configure, claimed, refusals)
+                if match is not None:
+                    claimed.update(match.nodes)
+                    matches.append(match)
+    return matches
+
+
+def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refusals: Refusals) -> Match | None:
+    if first in claimed:
+        return None
+    nodes = _follow(row, first, claimed)
+    if nodes is None:
+        return None
+    configs = []
+    for node in nodes:
+        config, rule = configure(node)
+        if config is None:
+            refusals.add(first, rule if node is first else f"{node.name}: {rule}")
+            return None
+        configs.append(config)
+    match = Match(row, nodes, configs[0])
+    for check in (_operands_fit, *row.checks):
+        reason = check(match)
+        if reason is not None:
+            refusals.add(first, f"{row.name}: {reason}")
+            return None
+    return match
+
+
+def _follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None:
+    """Return the chain of nodes that the steps describe, each the only user of the one before."""
+    nodes = [first]
+    for step in row.steps[1:]:
+        if len(nodes[-1].users) != 1:
+            return None
+        (user,) = nodes[-1].users
+        if user in claimed or user.target not in step.targets:
+            return None
+        nodes.append(user)
+    return tuple(nodes)
+
+
+def _operands_fit(match: Match) -> str | None:
+    """Refuse operands that no spec could be put on."""
+    for _node, name, operand, value in match.operands():
+        if match.config.spec_of(operand.role) is None:
+            continue
+        if not isinstance(value, Node):
+            return f"operand {name!r} is the number {value}, and kernels take tensors"
+        example = value_of(value)
+        if isinstance(example, torch.Tensor) and not example.is_floating_point():
+            return f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
+        if operand.role is Role.WEIGHT and not _is_constant(value):
+            return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant weight"
+    return None
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether a node depends on stored tensors alone, through calls of one operand such as transpose."""
+    while node.op == "call_function" and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr"

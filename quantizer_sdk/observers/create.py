@@ -1,0 +1,111 @@
+"""From a spec to its observer: the one place that calls constructors, ours and those of other libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from quantizer_sdk.errors import InvalidSpecError, UnsupportedError
+from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
+from quantizer_sdk.observers.derived import DerivedObserver
+from quantizer_sdk.observers.fixed import FixedQParamsObserver
+from quantizer_sdk.observers.min_max import MinMaxObserver, PerChannelMinMaxObserver
+from quantizer_sdk.spec import (
+    PER_CHANNEL_SCHEMES,
+    DerivedQuantizationSpec,
+    FixedQParamsQuantizationSpec,
+    QuantizationSpec,
+    QuantizationSpecBase,
+)
+
+__all__ = ["create_observer", "is_observer"]
+
+_OPTIONAL_FIELDS = ("ch_axis", "is_dynamic")
+
+
+def is_observer(module: object) -> bool:
+    """Whether a module is an observer or fake quantizer, of this library or another: it can calculate qparams."""
+    return isinstance(module, nn.Module) and callable(getattr(module, "calculate_qparams", None))
+
+
+def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence[nn.Module] = ()) -> nn.Module:
+    """Make the observer that a spec asks for.
+
+    Args:
+        spec: Any spec but a shared one.
+        location: Where it will sit, for its errors.
+        sources: For a derived spec, the observers it derives from.
+
+    Raises:
+        InvalidSpecError: The constructor refuses the spec's fields, or makes no observer.
+        UnsupportedError: The spec is of a kind that the engine does not know, or asks for dynamic quantization.
+    """
+    if getattr(spec, "is_dynamic", False):
+        message = f"{location}: {spec} is dynamic; the engine converts static specs only so far (is_dynamic=False)"
+        raise UnsupportedError(message)
+    if isinstance(spec, DerivedQuantizationSpec):
+        observer = DerivedObserver(sources, **_fields(spec, "derived_from"))
+    elif isinstance(spec, FixedQParamsQuantizationSpec):
+        observer = FixedQParamsObserver(**_fields(spec))
+    elif isinstance(spec, QuantizationSpec):
+        observer = _call_constructor(spec, location)
+    else:
+        message = f"{location}: {type(spec).__name__} is no spec that the engine knows"
+        raise UnsupportedError(message)
+    if isinstance(observer, ObserverBase):
+        observer.location = location
+    return observer
+
+
+def _fields(spec: Any, *dropped: str) -> dict[str, Any]:
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in dropped}
+
+
+def _call_constructor(spec: QuantizationSpec, location: str) -> nn.Module:
+    constructor = spec.observer_or_fake_quant_ctr
+    if constructor is None:
+        constructor = PerChannelMinMaxObserver if spec.qscheme in PER_CHANNEL_SCHEMES else MinMaxObserver
+    fields = _fields(spec, "observer_or_fake_quant_ctr")
+    target = _class_of(constructor)
+    if not (isinstance(target, type) and issubclass(target, ObserverBase)):
+        fields = _accepted_by(target, fields)
+    try:
+        observer = constructor.with_args(**fields)()
+    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        name = getattr(target, "__name__", repr(target))
+        message = f"{location}: {name} does not take the fields of its spec, {fields}: {error}"
+        raise InvalidSpecError(message) from error
+    if not is_observer(observer):
+        message = f"{location}: {constructor!r} made a {type(observer).__name__}, which has no calculate_qparams()"
+        raise InvalidSpecError(message)
+    return observer
+
+
+def _class_of(constructor: Any) -> Any:
+    """Look through `with_args`, ours and that of torch.ao and torchao (which keep a functools.partial in `p`)."""
+    if isinstance(constructor, ObserverFactory):
+        return constructor.constructor
+    partial = getattr(constructor, "p", None)
+    return getattr(partial, "func", constructor)
+
+
+def _accepted_by(target: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the optional fields that another library's observer has no parameter for, if they say nothing.
+
+    Those observers pass unknown keywords on to base classes that refuse them. A field that would change the result
+    is kept, so that the constructor's refusal reaches the user rather than the field being dropped in silence.
+    """
+    try:
+        known = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return fields
+    silent = {"ch_axis": fields["qscheme"] not in PER_CHANNEL_SCHEMES, "is_dynamic": not fields["is_dynamic"]}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in known or name not in _OPTIONAL_FIELDS or not silent[name]
+    }

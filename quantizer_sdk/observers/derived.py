@@ -1,0 +1,52 @@
+"""The observer whose qparams follow from those of other observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantizer_sdk.observers.base import ObserverBase
+
+__all__ = ["DerivedObserver"]
+
+
+class DerivedObserver(ObserverBase):
+    """Looks at no data; computes its qparams from other observers when asked, such as a bias from two scales.
+
+    Args:
+        sources: The observers derived from, in the order of the spec.
+        derive_qparams_fn: Takes them, returns (scale, zero_point).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[nn.Module],
+        derive_qparams_fn: Callable[[list[Any]], tuple[torch.Tensor, torch.Tensor]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        # Kept out of the module tree: they are submodules of the model already, and one state has one place in it.
+        self.__dict__["sources"] = tuple(sources)
+        self.derive_qparams_fn = derive_qparams_fn
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every source is."""
+        return all(getattr(source, "calibrated", True) for source in self.__dict__["sources"])
+
+    def observe(self, x: torch.Tensor) -> None:
+        """Do nothing."""
+
+    def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the real values of the smallest and the largest code."""
+        scale, zero_point = self.calculate_qparams()
+        return scale * (self.quant_min - zero_point), scale * (self.quant_max - zero_point)
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the derived scale and zero point, float32 and int32, of shape [1] or [channels]."""
+        scale, zero_point = self.derive_qparams_fn(list(self.__dict__["sources"]))
+        return scale.to(torch.float32).reshape(-1), zero_point.to(torch.int32).reshape(-1)

@@ -1,0 +1,67 @@
+"""The operands of an aten call, read by the names in its schema: the only place that knows positions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+__all__ = ["argument", "replace_argument", "tensor_operands"]
+
+
+@functools.lru_cache(maxsize=None)  # one entry an overload in use
+def _arguments(overload: torch._ops.OpOverload) -> tuple[tuple[str, str, Any], ...]:
+    """(name, type, default) of every argument."""
+    return tuple(
+        (item.name, str(item.type), item.default_value if item.has_default_value() else None)
+        for item in overload._schema.arguments
+    )
+
+
+def argument(node: Node, name: str) -> Any:
+    """Return the value that a call of an aten overload gives to an argument, or the argument's default.
+
+    Raises:
+        KeyError: The overload has no such argument.
+    """
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for position, (candidate, _kind, default) in enumerate(_arguments(node.target)):
+        if candidate == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, default)
+    message = f"{node.target} has no argument {name!r}"
+    raise KeyError(message)
+
+
+def replace_argument(node: Node, name: str, value: Any) -> None:
+    """Give an argument of a call another value."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [candidate for candidate, _kind, _default in _arguments(node.target)]
+    position = names.index(name)
+    if position < len(node.args):
+        node.args = (*node.args[:position], value, *node.args[position + 1 :])
+    elif position == len(node.args) and name not in node.kwargs:
+        node.args = (*node.args, value)
+    else:
+        node.kwargs = {**node.kwargs, name: value}
+
+
+def tensor_operands(node: Node) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield (argument name, values) for every tensor argument, in schema order.
+
+    A list argument, such as cat's, has all its elements as values; an optional one that is absent has none. A value
+    is a Node, or a Python number that the user wrote in a tensor's place.
+    """
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for name, kind, _default in _arguments(node.target):
+        if "Tensor" not in kind:
+            continue
+        value = argument(node, name)
+        if kind.startswith("List"):
+            yield name, tuple(value)
+        else:
+            yield name, () if value is None else (value,)

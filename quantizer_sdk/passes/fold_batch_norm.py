@@ -1,0 +1,143 @@
+"""Fold batch normalization in inference mode into the convolution or linear layer before it.
+
+Requires an exported graph. Ensures: no foldable pair is left; the weights of the user's own model are untouched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from quantizer_sdk.constants import Constants
+from quantizer_sdk.decision import absorb
+from quantizer_sdk.operands import argument, replace_argument
+from quantizer_sdk.provenance import value_of
+
+__all__ = ["FOLDABLE", "fold_batch_norm", "why_not_folded"]
+
+_ATEN = torch.ops.aten
+
+FOLDABLE: dict[torch._ops.OpOverload, int] = {
+    # The axis of the weight that holds the output channels.
+    _ATEN.conv1d.default: 0,
+    _ATEN.conv1d.padding: 0,
+    _ATEN.conv2d.default: 0,
+    _ATEN.conv2d.padding: 0,
+    _ATEN.conv3d.default: 0,
+    _ATEN.conv3d.padding: 0,
+    _ATEN.conv_transpose1d.default: 1,
+    _ATEN.conv_transpose2d.input: 1,
+    _ATEN.conv_transpose3d.input: 1,
+    _ATEN.linear.default: 0,
+}
+_BATCH_NORM = _ATEN.batch_norm.default
+_STATISTICS = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What a folded pair of weights depends on; equal pairs, as of a module called twice, are folded once."""
+
+    op: torch._ops.OpOverload
+    tensors: tuple[int | None, ...]
+    eps: float
+    groups: int
+
+
+def fold_batch_norm(model: GraphModule) -> None:
+    """Fold every batch norm that `why_not_folded` has nothing against.
+
+    The arithmetic is done in float64 and rounded once. A weight that other nodes read too gets a folded copy of
+    its own, so shared weights are neither folded twice nor changed under their other users.
+    """
+    constants = Constants(model)
+    stored: dict[_Key, tuple[Node, Node]] = {}
+    for norm in list(model.graph.nodes):
+        if norm.target is not _BATCH_NORM or why_not_folded(norm) is not None:
+            continue
+        layer: Node = argument(norm, "input")
+        old = [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+        key = _key(constants, layer, norm)
+        values = None if key in stored else _fold(constants, layer, norm)
+        absorb(layer, norm)
+        norm.replace_all_uses_with(layer)
+        model.graph.erase_node(norm)
+        replace_argument(layer, "weight", None)
+        replace_argument(layer, "bias", None)
+        for node in dict.fromkeys(old):
+            constants.release(node)
+        if values is not None:
+            target = str(old[0].target)
+            with model.graph.inserting_before(layer):
+                stored[key] = (
+                    constants.add(target, values[0], like=old[0]),
+                    constants.add(f"{target.rpartition('.')[0]}.bias".lstrip("."), values[1], like=old[0]),
+                )
+        replace_argument(layer, "weight", stored[key][0])
+        replace_argument(layer, "bias", stored[key][1])
+
+
+def why_not_folded(norm: Node) -> str | None:
+    """Return what keeps a batch norm from being folded, in words for the user, or None."""
+    layer = argument(norm, "input")
+    if argument(norm, "training"):
+        return "batch_norm was exported in training mode; call model.eval() before exporting"
+    if not isinstance(layer, Node) or layer.target not in FOLDABLE:
+        return f"batch_norm follows {layer}, which is no convolution or linear layer to fold it into"
+    if len(layer.users) > 1:
+        others = ", ".join(user.name for user in layer.users if user is not norm)
+        return f"{layer.name} also feeds {others}, so batch_norm cannot be folded into it"
+    constants = [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+    for constant in constants:
+        if constant is not None and (not isinstance(constant, Node) or constant.op != "get_attr"):
+            return f"{constant} is computed at run time, so batch_norm cannot be folded into {layer.name}"
+    if argument(norm, "running_mean") is None or argument(norm, "running_var") is None:
+        return "batch_norm keeps no running statistics, so it normalizes by the data of each run"
+    value = value_of(layer)
+    rank = value.dim() if isinstance(value, torch.Tensor) else None
+    if layer.target is _ATEN.linear.default and rank not in (2, None):
+        return f"batch_norm normalizes axis 1 of a tensor of rank {rank}; the output features of linear are its last"
+    return None
+
+
+def _key(constants: Constants, layer: Node, norm: Node) -> _Key:
+    nodes = [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+    tensors = tuple(None if node is None else id(constants.read(node)) for node in nodes)
+    assert isinstance(layer.target, torch._ops.OpOverload)
+    return _Key(layer.target, tensors, argument(norm, "eps"), _groups(layer))
+
+
+def _groups(layer: Node) -> int:
+    return 1 if layer.target is _ATEN.linear.default else int(argument(layer, "groups"))
+
+
+def _fold(constants: Constants, layer: Node, norm: Node) -> tuple[nn.Parameter, nn.Parameter]:
+    """Compute W·γ/σ and (b − μ)·γ/σ + β with σ = sqrt(var + eps)."""
+
+    def read(node: Node | None) -> torch.Tensor | None:
+        return None if node is None else constants.read(node).detach().to(torch.float64)
+
+    original = constants.read(argument(layer, "weight"))
+    weight, bias = original.detach().to(torch.float64), read(argument(layer, "bias"))
+    gamma, beta, mean, variance = (read(argument(norm, name)) for name in _STATISTICS)
+    assert mean is not None
+    assert variance is not None
+    factor = torch.rsqrt(variance + argument(norm, "eps"))
+    factor = factor if gamma is None else factor * gamma
+    shift = (-mean if bias is None else bias - mean) * factor
+    shift = shift if beta is None else shift + beta
+    assert isinstance(layer.target, torch._ops.OpOverload)
+    if FOLDABLE[layer.target] == 0:
+        scaled = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
+    else:  # [in, out / groups, ...]: input channel i belongs to group i // (in / groups)
+        groups = _groups(layer)
+        grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        scaled = (grouped * factor.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
+    return _parameter(scaled, original), _parameter(shift, original)
+
+
+def _parameter(value: torch.Tensor, like: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(like.dtype), requires_grad=like.requires_grad)

@@ -1,0 +1,68 @@
+"""From an observed range to scale and zero point: pure functions on tensors, one element a channel.
+
+The affine map is real = scale * (code - zero_point). Formulas are those of torch.ao, in float32 and in the same
+order of operations, so that models quantized there and here agree to the bit; the exceptions are named.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["choose_qparams", "default_eps", "symmetric_zero_point"]
+
+
+def default_eps() -> float:
+    """Return the smallest scale an observer chooses: float32's machine epsilon, 2**-23."""
+    return torch.finfo(torch.float32).eps
+
+
+def symmetric_zero_point(quant_min: int, quant_max: int) -> int:
+    """Return the code of 0.0 in a symmetric scheme: 0 where negative codes exist, else the middle of the range.
+
+    The middle of an even number of codes rounds up, so uint8 has 128.
+    """
+    return 0 if quant_min < 0 else (quant_min + quant_max + 1) // 2
+
+
+def choose_qparams(
+    min_val: torch.Tensor,
+    max_val: torch.Tensor,
+    *,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool,
+    eps: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose the scale and zero point whose codes cover [min(min_val, 0), max(max_val, 0)].
+
+    0.0 is always a code exactly. A range of zero width would leave the scale at `eps` and the ratio between scales,
+    which kernels bound, at 1e5 and more; it gets the largest scale of the other channels instead, or 1.0 where
+    there is none: any scale represents it exactly (torch.ao: eps).
+
+    Args:
+        min_val: Smallest observed values, shape [] or [channels], any float dtype.
+        max_val: Largest observed values, same shape.
+        quant_min: Smallest code.
+        quant_max: Largest code.
+        symmetric: Whether the zero point is fixed, see `symmetric_zero_point`.
+        eps: Smallest scale to choose; None takes `default_eps`.
+
+    Returns:
+        The scale, float32, and the zero point, int32, both of the shape of `min_val`.
+    """
+    low = torch.clamp(min_val.to(torch.float32), max=0.0)
+    high = torch.clamp(max_val.to(torch.float32), min=0.0)
+    floor = default_eps() if eps is None else eps
+    if symmetric:
+        largest = torch.maximum(-low, high)
+        scale = largest / (float(quant_max - quant_min) / 2)
+        zero_point = torch.full_like(scale, symmetric_zero_point(quant_min, quant_max), dtype=torch.int32)
+        scale = torch.clamp(scale, min=floor)
+    else:
+        scale = torch.clamp((high - low) / float(quant_max - quant_min), min=floor)
+        zero_point = torch.clamp(quant_min - torch.round(low / scale), quant_min, quant_max).to(torch.int32)
+    empty = (low == 0) & (high == 0)
+    if bool(empty.any()):
+        live = scale[~empty]
+        scale = torch.where(empty, live.max() if live.numel() else torch.ones_like(scale), scale)
+    return scale, zero_point

@@ -1,0 +1,96 @@
+"""Which config an op gets: module name before module type before op type before global."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Node
+
+from quantizer_sdk.errors import RuleError
+from quantizer_sdk.provenance import module_types
+from quantizer_sdk.table import QuantizationConfig
+
+__all__ = ["Rules"]
+
+_Config = QuantizationConfig | None
+
+
+@dataclass(slots=True)
+class Rules:
+    """The user's choices, and which of them an op met.
+
+    Attributes:
+        module_names: Config by module path; the deepest path around an op wins.
+        module_types: Config by qualified class name; the innermost module of a configured type wins.
+        operator_types: Config by overload.
+        global_config: Config of all other ops, as (config,), so that None can be one; empty where none was set.
+        node_filter: Ops for which it returns False are left float.
+    """
+
+    module_names: dict[str, _Config] = field(default_factory=dict)
+    module_types: dict[str, _Config] = field(default_factory=dict)
+    operator_types: dict[torch._ops.OpOverload, _Config] = field(default_factory=dict)
+    global_config: tuple[_Config, ...] = ()
+    node_filter: Callable[[Node], bool] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was configured."""
+        return not (self.module_names or self.module_types or self.operator_types or self.global_config)
+
+    def config_of(self, node: Node) -> tuple[_Config, str]:
+        """Return an op's config and the words for the rule that gave it."""
+        if self.node_filter is not None and not self.node_filter(node):
+            return None, "excluded by the filter function"
+        for key, config in self._candidates(node):
+            return config, f"excluded by the rule for {key}" if config is None else f"the rule for {key}"
+        return None, "no rule covers it: there is no global config, and no rule for its module or op"
+
+    def _candidates(self, node: Node) -> list[tuple[str, _Config]]:
+        """Return the rule that applies, as at most one (words, config)."""
+        around = module_types(node)
+        if self.module_names:
+            for path, _kind in reversed(around):
+                parts = path.split(".")
+                for length in range(len(parts), 0, -1):
+                    name = ".".join(parts[:length])
+                    if name in self.module_names:
+                        return [(f"module name {name!r}", self.module_names[name])]
+        for _path, kind in reversed(around):
+            if kind in self.module_types:
+                return [(f"module type {kind}", self.module_types[kind])]
+        if node.target in self.operator_types:
+            return [(f"op type {node.target}", self.operator_types[node.target])]
+        return [("all ops (global)", self.global_config[0])] if self.global_config else []
+
+    def unused(self, nodes: list[Node]) -> list[str]:
+        """Return the words of every rule that no op meets, whatever rule goes before it."""
+        paths: set[str] = set()
+        kinds: set[str] = set()
+        targets = {node.target for node in nodes}
+        for around in {module_types(node) for node in nodes}:
+            for path, kind in around:
+                kinds.add(kind)
+                parts = path.split(".")
+                paths.update(".".join(parts[:length]) for length in range(1, len(parts) + 1))
+        return [
+            *(f"module name {name!r}" for name in self.module_names if name not in paths),
+            *(f"module type {kind}" for kind in self.module_types if kind not in kinds),
+            *(f"op type {target}" for target in self.operator_types if target not in targets),
+        ]
+
+
+def overloads_of(operator: object) -> tuple[torch._ops.OpOverload, ...]:
+    """Return an overload as it is, and a packet such as `torch.ops.aten.conv2d` as all its overloads.
+
+    Raises:
+        RuleError: It is neither.
+    """
+    if isinstance(operator, torch._ops.OpOverload):
+        return (operator,)
+    if isinstance(operator, torch._ops.OpOverloadPacket):
+        return tuple(getattr(operator, name) for name in operator.overloads())
+    message = f"{operator!r} is no op; give an overload such as torch.ops.aten.linear.default, or torch.ops.aten.linear"
+    raise RuleError(message)

@@ -1,0 +1,154 @@
+"""A backend as a table: steps of aten overloads, rows of steps, and the config that turns roles into specs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from quantizer_sdk.errors import RuleError
+from quantizer_sdk.spec import PER_CHANNEL_SCHEMES, QuantizationSpec, QuantizationSpecBase
+
+if TYPE_CHECKING:
+    from quantizer_sdk.match import Match
+
+__all__ = ["ACT", "BIAS", "WEIGHT", "Check", "Operand", "QuantizationConfig", "Role", "Row", "Step", "ops"]
+
+_PER_TENSOR = {
+    torch.per_channel_symmetric: torch.per_tensor_symmetric,
+    torch.per_channel_affine: torch.per_tensor_affine,
+}
+
+
+class Role(Enum):
+    """What a tensor is to an op; a config has a spec for each."""
+
+    ACT = "input_activation"
+    OUT = "output_activation"
+    WEIGHT = "weight"
+    BIAS = "bias"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationConfig:
+    """The spec of each role; None leaves tensors of that role float. Fields and order are those of PT2E.
+
+    Attributes:
+        input_activation: Spec of activations that an op reads.
+        output_activation: Spec of its result.
+        weight: Spec of its weight, a constant.
+        bias: Spec of its bias.
+        is_qat: Whether the specs make fake quantizers for training.
+    """
+
+    input_activation: QuantizationSpecBase | None
+    output_activation: QuantizationSpecBase | None
+    weight: QuantizationSpecBase | None
+    bias: QuantizationSpecBase | None = None
+    is_qat: bool = False
+
+    def spec_of(self, role: Role) -> QuantizationSpecBase | None:
+        """Return the spec of a role."""
+        spec: QuantizationSpecBase | None = getattr(self, role.value)
+        return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor operand of a step: its role, and how the op departs from the config's spec of that role.
+
+    Attributes:
+        role: Which spec of the config it takes.
+        ch_axis: The axis of its channels, in place of that in a per-channel spec.
+        force_per_tensor: Whether the kernel takes one scale only; a per-channel spec turns into its per-tensor form.
+    """
+
+    role: Role
+    ch_axis: int | None = None
+    force_per_tensor: bool = False
+
+    def on_axis(self, ch_axis: int) -> Operand:
+        """Return this operand with its channels on another axis."""
+        return dataclasses.replace(self, ch_axis=ch_axis)
+
+    def per_tensor(self) -> Operand:
+        """Return this operand with one scale for the whole tensor."""
+        return dataclasses.replace(self, force_per_tensor=True)
+
+    def spec(self, config: QuantizationConfig) -> QuantizationSpecBase | None:
+        """Return the spec that a config gives this operand."""
+        spec = config.spec_of(self.role)
+        if not isinstance(spec, QuantizationSpec) or spec.qscheme not in PER_CHANNEL_SCHEMES:
+            return spec
+        if self.force_per_tensor:
+            return dataclasses.replace(
+                spec, qscheme=_PER_TENSOR[spec.qscheme], ch_axis=None, observer_or_fake_quant_ctr=None
+            )
+        return spec if self.ch_axis is None else dataclasses.replace(spec, ch_axis=self.ch_axis)
+
+
+ACT = Operand(Role.ACT)
+WEIGHT = Operand(Role.WEIGHT)
+BIAS = Operand(Role.BIAS)
+
+Check: TypeAlias = "Callable[[Match], str | None]"
+"""Returns None, or a reason against a match that its user can act on, such as "groups=4, the NPU supports 1"."""
+
+
+def ops(*overloads: torch._ops.OpOverload) -> frozenset[torch._ops.OpOverload]:
+    """Return a set of aten overloads.
+
+    Raises:
+        RuleError: One is no overload but a packet of several, such as `aten.conv2d` for `aten.conv2d.default`.
+    """
+    for overload in overloads:
+        if not isinstance(overload, torch._ops.OpOverload):
+            message = f"{overload} is no op overload; name one, such as torch.ops.aten.conv2d.default"
+            raise RuleError(message)
+    return frozenset(overloads)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One op of a pattern.
+
+    Attributes:
+        targets: The overloads that it may be.
+        operands: The role of each tensor argument, in schema order; a list argument has one for all its elements. The
+            argument that the previous step feeds needs none, but keeps its place.
+    """
+
+    targets: frozenset[torch._ops.OpOverload]
+    operands: tuple[Operand, ...] = (ACT,)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pattern that the backend computes with one integer kernel.
+
+    Attributes:
+        name: Names the row in reports, docs and test ids.
+        steps: A chain of ops, each the only user of the one before.
+        share: Whether the op only moves codes: all operands and the result have the same qparams. Such an op is
+            claimed where it touches a quantized one; alone among float ops there is nothing to move.
+        checks: Each may refuse a match with a reason.
+        output: The role that gives the result's spec.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    share: bool = False
+    checks: tuple[Check, ...] = field(default=(), compare=False)
+    output: Operand = Operand(Role.OUT)
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            message = f"row {self.name!r} has no steps"
+            raise RuleError(message)
+        if self.share and len(self.steps) > 1:
+            message = f"row {self.name!r} shares qparams over {len(self.steps)} steps; give each op a row of its own"
+            raise RuleError(message)

@@ -1,0 +1,207 @@
+"""The quantizer that a table makes: it matches rows, applies the user's rules and annotates."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from quantizer_sdk.decision import Decision, decision_of, record
+from quantizer_sdk.errors import RuleError
+from quantizer_sdk.match import Match, Refusals, find_matches
+from quantizer_sdk.provenance import op_name
+from quantizer_sdk.quantizer import Quantizer
+from quantizer_sdk.report import is_op
+from quantizer_sdk.rules import Rules, overloads_of
+from quantizer_sdk.spec import (
+    ANNOTATION_KEY,
+    QuantizationAnnotation,
+    QuantizationSpecBase,
+    SharedQuantizationSpec,
+)
+from quantizer_sdk.table import QuantizationConfig, Row
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["TableQuantizer", "UnusedRuleWarning"]
+
+
+class UnusedRuleWarning(UserWarning):
+    """A rule that the user set matched no op of the model."""
+
+
+class TableQuantizer(Quantizer):
+    """A quantizer described by rows; subclasses set `rows`, and `default_config` for use without any `set_` call.
+
+    Rules go by precedence: module name, module type, op type, global. A config of None leaves what the rule covers
+    float. As in PT2E, once any rule is set, only ops that a rule covers are quantized.
+    """
+
+    rows: ClassVar[tuple[Row, ...]] = ()
+
+    def __init__(self) -> None:
+        self._rules = Rules()
+
+    def default_config(self) -> QuantizationConfig | None:
+        """Return the config of all ops where the user sets no rule at all."""
+        return None
+
+    def set_global(self, config: QuantizationConfig | None) -> Self:
+        """Quantize all ops that no other rule covers with this config."""
+        self._rules.global_config = (_checked(config),)
+        return self
+
+    def set_module_name(self, name: str, config: QuantizationConfig | None) -> Self:
+        """Quantize the ops in the module at this path, as in `model.get_submodule(name)`, with this config.
+
+        Raises:
+            RuleError: The name is empty or no string.
+        """
+        if not isinstance(name, str) or not name:
+            message = f"set_module_name takes the path of a submodule, such as 'features.0'; got {name!r}"
+            raise RuleError(message)
+        self._rules.module_names[name] = _checked(config)
+        return self
+
+    def set_module_type(self, kind: type[nn.Module] | str, config: QuantizationConfig | None) -> Self:
+        """Quantize the ops in modules of this class, or of this qualified class name, with this config.
+
+        Raises:
+            RuleError: It is no module class.
+        """
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
+            kind = f"{kind.__module__}.{kind.__qualname__}"
+        if not isinstance(kind, str) or not kind:
+            message = f"set_module_type takes a class of modules, such as torch.nn.Linear; got {kind!r}"
+            raise RuleError(message)
+        self._rules.module_types[kind] = _checked(config)
+        return self
+
+    def set_operator_type(self, operator: object, config: QuantizationConfig | None) -> Self:
+        """Quantize the calls of this aten overload, or of all overloads of a packet, with this config.
+
+        Raises:
+            RuleError: It is neither.
+        """
+        for overload in overloads_of(operator):
+            self._rules.operator_types[overload] = _checked(config)
+        return self
+
+    def set_filter_function(self, node_filter: Callable[[Node], bool]) -> Self:
+        """Leave the ops float for which this function of a node returns False."""
+        self._rules.node_filter = node_filter
+        return self
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Annotate every op that a row and a rule claim, and note for every other one why it stays float."""
+        rules = self._effective_rules()
+        claimed = {node for node in model.graph.nodes if ANNOTATION_KEY in node.meta}
+        refusals = Refusals()
+        compute = [row for row in self.rows if not row.share]
+        for match in find_matches(model.graph, compute, rules.config_of, claimed, refusals):
+            _annotate(match)
+        moving = [row for row in self.rows if row.share]
+        _annotate_moving(model, find_matches(model.graph, moving, rules.config_of, claimed, refusals), refusals)
+        self._explain(model, rules, refusals)
+        return model
+
+    def _effective_rules(self) -> Rules:
+        if not self._rules.empty or (default := self.default_config()) is None:
+            return self._rules
+        return Rules(global_config=(default,), node_filter=self._rules.node_filter)
+
+    def _explain(self, model: GraphModule, rules: Rules, refusals: Refusals) -> None:
+        nodes = [node for node in model.graph.nodes if is_op(node)]
+        for node in nodes:
+            if decision_of(node).row is None and ANNOTATION_KEY not in node.meta:
+                config, rule = rules.config_of(node)
+                reason = refusals.of(node) or (f"no row for {op_name(node)}" if config is not None else rule)
+                record(node, Decision(reason=reason))
+        unused = rules.unused(nodes)
+        if unused:
+            note = f"{type(self).__name__}: these rules match no op of the model: {', '.join(unused)}"
+            model.meta["quantizer_sdk_notes"] = (*model.meta.get("quantizer_sdk_notes", ()), note)
+            warnings.warn(note, UnusedRuleWarning, stacklevel=2)
+
+
+def _checked(config: QuantizationConfig | None) -> QuantizationConfig | None:
+    if config is not None and not isinstance(config, QuantizationConfig):
+        message = f"a rule takes a QuantizationConfig, or None to leave ops float; got a {type(config).__name__}"
+        raise RuleError(message)
+    return config
+
+
+def _annotation_of(node: Node) -> QuantizationAnnotation:
+    annotation: QuantizationAnnotation = node.meta.setdefault(ANNOTATION_KEY, QuantizationAnnotation())
+    annotation._annotated = True
+    return annotation
+
+
+def _annotate(match: Match) -> None:
+    """Put the config's specs on what enters and leaves a pattern; what lies inside stays in the kernel."""
+    for node in match.nodes:
+        inner = None if node is match.output else match.output.name
+        _annotation_of(node)
+        record(node, Decision(row=match.row.name, fused_into=inner))
+    for node, _name, operand, value in match.operands():
+        if isinstance(value, Node):
+            spec = operand.spec(match.config)
+            if spec is not None:
+                _annotation_of(node).input_qspec_map[value] = spec
+    _annotation_of(match.output).output_qspec = match.row.output.spec(match.config)
+
+
+def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusals) -> None:
+    """Annotate ops that only move codes, where they are tied to a quantized op by any chain of such ops."""
+    match_of = {match.output: match for match in matches}
+    frontier = [node for node in match_of if _touches_quantized(node)]
+    reached = set(frontier)
+    while frontier:
+        node = frontier.pop()
+        for neighbour in (*node.all_input_nodes, *node.users):
+            if neighbour in match_of and neighbour not in reached:
+                reached.add(neighbour)
+                frontier.append(neighbour)
+    for node in model.graph.nodes:
+        if node not in match_of:
+            continue
+        if node in reached:
+            _share(match_of[node])
+        else:
+            refusals.add(node, f"{match_of[node].row.name}: it moves float data: neither its operands nor its users "
+                         "are quantized")
+
+
+def _touches_quantized(node: Node) -> bool:
+    for operand in node.all_input_nodes:
+        annotation = operand.meta.get(ANNOTATION_KEY)
+        if annotation is not None and annotation.output_qspec is not None:
+            return True
+    for user in node.users:
+        annotation = user.meta.get(ANNOTATION_KEY)
+        if annotation is not None and annotation.input_qspec_map.get(node) is not None:
+            return True
+    return False
+
+
+def _share(match: Match) -> None:
+    """Give all operands and the result the qparams of the first operand: its producer's, where that has some."""
+    node = match.output
+    operands = [value for _node, _name, _operand, value in match.operands() if isinstance(value, Node)]
+    first = operands[0]
+    producer: QuantizationAnnotation | None = first.meta.get(ANNOTATION_KEY)
+    annotation = _annotation_of(node)
+    spec: QuantizationSpecBase | None = match.config.input_activation
+    if producer is not None and producer.output_qspec is not None:
+        spec = SharedQuantizationSpec(first)
+    annotation.input_qspec_map[first] = spec
+    shared = SharedQuantizationSpec((first, node))
+    for operand in operands[1:]:
+        if operand is not first:
+            annotation.input_qspec_map[operand] = shared
+    annotation.output_qspec = shared
+    record(node, Decision(row=match.row.name, shares=True))
