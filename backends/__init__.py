@@ -1,0 +1,1 @@
+"""Backends: each a quantizer that annotates for real integer kernels, and the lowering that runs them."""

@@ -1,8 +1,8 @@
 """How far other arithmetic may stray from the exact value: the eager float32 graph, and integer kernels.
 
-u = 2^-24 is float32's unit roundoff and γ(n) = n·u / (1 - n·u) bounds the relative error of n roundings in a row, in
-any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1). Nothing here holds where
-float32 overflows or underflows, or for convolution algorithms that add before they multiply (Winograd, FFT).
+u = 2^-24 is float32's unit roundoff, and gamma(n) = n·u / (1 - n·u) bounds the relative error of n roundings in a row,
+in any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1). Nothing here holds
+where float32 overflows or underflows, or for convolutions that add before they multiply (Winograd, FFT).
 
 Every bound is 0 where the arithmetic is exact: float32 holds every multiple of a power of two 2^g up to 2^(24 + g), so
 on dyadic scales whole graphs often do not round at all before quantize, and then ties must go to the even code.
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.conformance.exact import ExactValue, Term
+from quantizer_sdk.conformance.exact import ExactValue
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import UnsupportedError
 
@@ -97,12 +97,12 @@ class Traced:
             if number.dtype != torch.float32:
                 raise UnsupportedError(f"a constant of dtype {number.dtype}; expected float32")
             exact = ExactValue.from_float(number)
-            grain = min(_grain(scale) for scale in exact.terms[0].scales)
-            return cls(exact=exact, error=torch.zeros(exact.shape).double(), grain=grain, family=Family.CONSTANT)
-        exact = ExactValue.from_rational(Fraction(number))
-        error = torch.tensor(_conversion_error(Fraction(number)), dtype=torch.float64)
-        grain = _kept(_grain(Fraction(number)), error)
-        return cls(exact=exact, error=error, grain=grain, family=Family.CONSTANT)
+            error = torch.zeros(exact.shape, dtype=torch.float64)
+        else:
+            exact = ExactValue.from_rational(Fraction(number))
+            error = torch.tensor(_conversion_error(Fraction(number)), dtype=torch.float64)
+        grain = min(_grain(scale) for scale in exact.terms[0].scales)
+        return cls(exact=exact, error=error, grain=_kept(grain, error), family=Family.CONSTANT)
 
     def move(self, function: Callable[[Tensor], Tensor]) -> Traced:
         """Trace a rearrangement, which neither rounds nor mixes elements."""
@@ -125,7 +125,7 @@ class Traced:
             exact=ExactValue.cat([part.exact for part in parts], axis),
             error=torch.cat([part.error for part in parts], axis),
             grain=min(grains) if len(grains) == len(parts) else None,
-            family=_family(Family.MOVE, *parts),
+            family=Family.MOVE if all(part.family is Family.MOVE for part in parts) else Family.MIXED,
             stray=max(part.stray for part in parts),
         )
 
@@ -201,3 +201,123 @@ class Traced:
         followed = self._followed(Family.DOT, exact, error, grain, weight)
         fused = bias is None or bias.family in {Family.CONSTANT, Family.MOVE}
         return followed if fused else replace(followed, family=Family.MIXED)
+
+    def graph_delta(self, requantized: Requantized) -> Tensor:
+        """Return the δ of the eager float32 graph, in units of r.
+
+        Quantize multiplies by the reciprocal of the scale: one rounding for the reciprocal and one for the product,
+        none if the scale is a power of two. Scaling carries the error of what is quantized into r.
+        """
+        rounding = gamma(0 if _is_power(requantized.scale) else 2)
+        return self.error / float(requantized.scale) * (1 + rounding) + rounding * requantized.r.abs()
+
+    def kernel_delta(self, requantized: Requantized) -> Tensor:
+        """Return the δ of a runtime's integer kernel, in units of r; that of the graph where no kernel is known.
+
+        Every XNNPACK kernel named here was measured on constructed ties.
+        """
+        terms = len(self.exact.terms)
+        if self.family is Family.ADD and terms == 2:
+            return self._fixed_point(requantized)
+        single = terms == 1 and self.family in {Family.MOVE, Family.MUL, Family.MEAN}
+        if single or (terms <= 2 and self.family is Family.DOT):
+            return self._float_requantized(requantized)
+        return self.graph_delta(requantized)
+
+    def _float_requantized(self, requantized: Requantized) -> Tensor:
+        """Return the δ of an int32 accumulator times a float32 scale, rounded half to even.
+
+        Four roundings: two to make the scale sx·sw / sy, the accumulator's conversion and the product; another three
+        if the runtime first rounds scales that are no float32 numbers. A float bias becomes whole steps of sx·sw,
+        which moves it by its distance from the nearest step, at most ½·sx·sw / sy; three roundings on the way there
+        may make it the other neighbour of a near-tie, which twice their size covers. XNNPACK's convolution, linear
+        and multiply are of this kind and exact on dyadic scales. Its average pool, and its clamp between different
+        quantizations, add the zero point before they round: one more rounding, and ties follow the parity of the
+        zero point, so that their δ is never 0 at a tie.
+        """
+        accumulator, *bias = self.exact.terms
+        scale = float(requantized.scale)
+        step = accumulator.floats([s / requantized.scale for s in accumulator.scales])
+        r = accumulator.values * step
+        moved = torch.zeros_like(r)
+        ends = [end for clamp in self.exact.clamps for end in clamp if end is not None]
+        exact = all(_is_power(s) for s in (requantized.scale, *accumulator.scales)) and all(map(_is_float32, ends))
+        for term in bias:
+            steps = term.values * term.floats(term.scales) / scale / step
+            moved = (steps - steps.round()).abs() + (0 if exact else 2 * gamma(3) * steps.abs())
+            r = r + steps * step
+            exact = exact and bool((steps.abs() < 2**23).all())
+        exact = exact and bool((accumulator.values.abs() < 2**23).all())
+        size = torch.maximum(r.abs() + moved * step, requantized.r.abs())
+        strays = 3 if self.stray or not _is_float32(requantized.scale) else 0
+        delta = moved * step + gamma(0 if exact else 4 + strays) * size
+        if self.family is Family.MEAN or (self.family is Family.MOVE and self.exact.clamps):
+            delta = delta + gamma(1) * (size + abs(requantized.zero_point))
+        return delta
+
+    def _fixed_point(self, requantized: Requantized) -> Tensor:
+        """Return the δ of XNNPACK's add and subtract, which round half up.
+
+        Each operand's ratio to the output scale becomes an integer over 2^shift, of which the larger has 21 bits:
+        half a unit off each, or (|qa - za| + |qb - zb|)·2^-(shift + 1), besides the one rounding of the ratio, three
+        if scales are no float32 numbers. The code of a clamp is off by two. As ties go up, δ is never 0 at a tie.
+        """
+        tables = [[s / requantized.scale for s in term.scales] for term in self.exact.terms]
+        exponent = math.frexp(_float32(max(max(table) for table in tables)))[1] - 1
+        unit = 2.0 ** -(_MULTIPLIER_BITS - exponent + 1)
+        strays = 2 if self.stray or not _is_float32(requantized.scale) else 0
+        delta = gamma(2) * requantized.r.abs() if self.exact.clamps else torch.zeros(self.exact.shape).double()
+        for term, table in zip(self.exact.terms, tables, strict=True):
+            delta = delta + term.values.abs() * (unit + gamma(1 + strays) * term.floats(table))
+        return delta
+
+    def _followed(
+        self,
+        family: Family,
+        exact: ExactValue,
+        error: Tensor,
+        grain: int | None,
+        *others: Traced,
+    ) -> Traced:
+        """Return the trace of an op's result."""
+        parts = (self, *others)
+        known = family if all(part.family is Family.MOVE for part in parts) else Family.MIXED
+        stray = sum(part.stray for part in parts)
+        return Traced(exact=exact, error=error, grain=_kept(grain, error), family=known, stray=stray)
+
+
+def _rounding(magnitude: Tensor, operations: Tensor | int, grain: int | None) -> Tensor:
+    """Bound the rounding of so many operations whose results stay within a magnitude and are multiples of 2^grain."""
+    error = gamma(operations) * magnitude.abs()
+    return error if grain is None else torch.where(magnitude.abs() <= math.ldexp(1.0, 24 + grain), 0.0, error)
+
+
+def _kept(grain: int | None, error: Tensor) -> int | None:
+    """Return the grain while nothing has rounded."""
+    return None if error.any() else grain
+
+
+def _grain(number: Fraction) -> int:
+    """Return the exponent of a dyadic rational's lowest set bit."""
+    low_bit = number.numerator & -number.numerator
+    return max(low_bit.bit_length() - 1, 0) - (number.denominator.bit_length() - 1)
+
+
+def _is_power(number: Fraction) -> bool:
+    """Whether a positive number is a power of two."""
+    return all(part & (part - 1) == 0 for part in (number.numerator, number.denominator))
+
+
+def _float32(number: Fraction) -> float:
+    """Return the nearest float32."""
+    return float(torch.tensor(float(number), dtype=torch.float32))
+
+
+def _conversion_error(number: Fraction) -> float:
+    """Return by how much a number changes when it becomes float32."""
+    return float(abs(number - Fraction(_float32(number))))
+
+
+def _is_float32(number: Fraction) -> bool:
+    """Whether float32 holds a number exactly."""
+    return _conversion_error(number) == 0

@@ -15,6 +15,7 @@ from quantizer_sdk.errors import InvalidSpecError, UnsupportedError
 
 __all__ = ["ExactValue", "Requantized", "Term"]
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
     """One summand: its element i is `values[i] * scales[which[i]]`.
@@ -40,8 +41,8 @@ class Term:
         return Term(torch.zeros_like(self.values), torch.zeros_like(self.which), (Fraction(1),))
 
     def floats(self, table: Sequence[Fraction]) -> Tensor:
-        """Return float64 values, each times its scale's entry in `table`."""
-        return self.values.double() * torch.tensor([float(x) for x in table], dtype=torch.float64)[self.which]
+        """Return each element's entry in `table`, as float64."""
+        return torch.tensor([float(x) for x in table], dtype=torch.float64)[self.which]
 
     def integers(self, table: Sequence[int]) -> Tensor:
         """Return each element's entry in `table`, as int64."""
@@ -100,8 +101,10 @@ class ExactValue:
         if axis is not None:
             shape[axis] = codes.shape[axis]
         if not len(scales) == len(zeros) == math.prod(shape) or not all(0 < s < math.inf for s in scales):
-            found = f"scales {scales} with {len(zeros)} zero points"
-            raise InvalidSpecError(f"{found}; expected {math.prod(shape)} positive finite scales, a zero point for each")
+            found = f"scales {scales}, {len(zeros)} zero points"
+            raise InvalidSpecError(
+                f"{found}; expected {math.prod(shape)} positive finite scales and as many zero points"
+            )
         values = codes.to(torch.int64) - torch.tensor(zeros, dtype=torch.int64).reshape(shape)
         which = torch.arange(len(scales)).reshape(shape).expand(codes.shape)
         return cls((Term(values, which, tuple(Fraction(s) for s in scales)),))
@@ -120,7 +123,7 @@ class ExactValue:
         low_bit = torch.where(values == 0, 1, values & -values)  # divided out, so that products stay small
         exponent = torch.where(values == 0, 0, exponent - 54 + torch.frexp(low_bit.double()).exponent)
         unique, which = torch.unique(exponent, return_inverse=True)
-        return cls((Term(values // low_bit, which, tuple(Fraction(2) ** int(e) for e in unique)),))
+        return cls((Term(values // low_bit, which, tuple(Fraction(2) ** int(e) for e in unique) or (Fraction(1),)),))
 
     @classmethod
     def from_rational(cls, number: Fraction) -> ExactValue:
@@ -136,7 +139,7 @@ class ExactValue:
         """Return the value in float64."""
         total = torch.zeros(self.shape, dtype=torch.float64)
         for term in self.terms:
-            total = total + term.floats(term.scales)
+            total = total + term.values * term.floats(term.scales)
         for low, high in self.clamps:
             total = total.clamp(-math.inf if low is None else float(low), math.inf if high is None else float(high))
         return total
@@ -152,7 +155,7 @@ class ExactValue:
 
     @staticmethod
     def cat(values: Sequence[ExactValue], axis: int = 0) -> ExactValue:
-        """Return the concatenation along an axis; scales and clamps may differ, clamps at the price of resolving them."""
+        """Return the concatenation along an axis; scales may differ, and clamps if they can be resolved."""
         same = len({value.clamps for value in values}) == 1
         parts = values if same else [value._settled("cat") for value in values]
         terms = []
@@ -164,7 +167,7 @@ class ExactValue:
         return ExactValue(tuple(terms), parts[0].clamps)
 
     def clamp(self, low: Fraction | None = None, high: Fraction | None = None) -> ExactValue:
-        """Return min(max(value, low), high); relu is clamp(low=0)."""
+        """Return the value limited to [low, high], low first; relu is the limit low = 0."""
         return ExactValue(self.terms, (*self.clamps, (low, high)))
 
     def scaled(self, factor: Fraction) -> ExactValue:
@@ -175,7 +178,7 @@ class ExactValue:
 
     def add(self, other: ExactValue) -> ExactValue:
         """Return the sum, broadcast."""
-        shape = torch.broadcast_shapes(self.shape, other.shape)
+        shape = (self.terms[0].values + other.terms[0].values).shape
         terms = self._settled("add").terms + other._settled("add").terms
         return ExactValue(tuple(term.move(lambda tensor: tensor.expand(shape)) for term in terms))
 
@@ -251,7 +254,8 @@ class ExactValue:
         """
         terms = []
         left = [piece for term in self._settled("contract").terms for piece in term.uniform()]
-        right = [piece for term in weight._settled("contract").terms for piece in term.split(() if keep is None else (keep,))]
+        kept = () if keep is None else (keep,)
+        right = [piece for term in weight._settled("contract").terms for piece in term.split(kept)]
         for x, scale in left:
             for w, index in right:
                 _check_exact(_peak(x) * int(w.values.abs().sum()), 2**53)

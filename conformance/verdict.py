@@ -103,7 +103,7 @@ def _in_float64(value: ExactValue, ratios: _Ratios, clamps: _Clamps) -> tuple[Te
     total = torch.zeros(value.shape, dtype=torch.float64)
     spread = torch.zeros(value.shape, dtype=torch.float64)
     for term, table in zip(value.terms, ratios, strict=True):
-        part = term.floats(table)
+        part = term.values * term.floats(table)
         total, spread = total + part, spread + part.abs()
     for low, high in clamps:
         total = total.clamp(-math.inf if low is None else float(low), math.inf if high is None else float(high))
@@ -189,8 +189,9 @@ class Verdict:
 
     def __str__(self) -> str:
         text = (
-            f"{'conforms' if self.conforms else 'DOES NOT CONFORM'}: {self.mismatches} of {self.elements} codes differ, "
-            f"{self.outside} beyond δ, {self.near_tie} within δ of a tie; at most {self.max_lsb} LSB, "
+            f"{'conforms' if self.conforms else 'DOES NOT CONFORM'}: "
+            f"{self.mismatches} of {self.elements} codes differ, "
+            f"{self.outside} beyond δ; {self.near_tie} lie within δ of a tie; at most {self.max_lsb} LSB, "
             f"mean {self.mean_error:+.2e} LSB; {self.distinct_codes} distinct codes, {self.saturated:.1%} saturated"
         )
         return text if self.worst is None else f"{text}; worst {self.worst}"
@@ -225,7 +226,7 @@ def judge(actual: Tensor, requantized: Requantized, delta: Tensor | float) -> Ve
     below = torch.where(actual == low, 0.0, -offset - 0.5)
     above = torch.where(actual == high, 0.0, offset - 0.5)
     distance = torch.maximum(below, above).clamp(min=0.0)
-    distance = torch.where(distance < _HALF, requantized.half_distance, distance)  # the same, but exact
+    distance = torch.where(distance < float(_HALF), requantized.half_distance, distance)  # the same, but exact
     within = (delta > 0) & (distance <= delta) & (actual >= low) & (actual <= high)
     outside = (error != 0) & ~within
 

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from quantizer_sdk.errors import BackendError
 
@@ -124,6 +124,6 @@ def find_backend(name: str) -> Backend:
             if not isinstance(backend, Backend):
                 message = f"entry point {name!r} ({point.value}) is a {type(backend).__name__}; expected a Backend"
                 raise BackendError(message)
-            return cast("Backend", backend)
+            return backend
     message = f"no backend {name!r}; installed: {', '.join(backend_names()) or 'none'}"
     raise BackendError(message)

@@ -55,9 +55,7 @@ class Constants:
             node.meta.update({key: item for key, item in like.meta.items() if key != "val"})
             example = like.meta.get("val")
         node.meta["val"] = (
-            example.new_empty(value.shape, dtype=value.dtype)
-            if isinstance(example, torch.Tensor)
-            else value.detach()
+            example.new_empty(value.shape, dtype=value.dtype) if isinstance(example, torch.Tensor) else value.detach()
         )
         return node
 

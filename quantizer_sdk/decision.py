@@ -14,7 +14,6 @@ __all__ = ["Absorbed", "Decision", "absorb", "decision_of", "record"]
 DECISION_KEY = "quantizer_sdk_decision"
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absorbed:
     """An op that a pass folded into the constants of another: its name, overload, user's line and module path."""
@@ -46,9 +45,7 @@ class Decision:
 
 def absorb(node: Node, folded: Node) -> None:
     """Note that a node now computes what `folded`, about to be erased, computed."""
-    absorbed = Absorbed(
-        node=folded.name, op=op_name(folded), source=source_line(folded), module=module_path(folded)
-    )
+    absorbed = Absorbed(node=folded.name, op=op_name(folded), source=source_line(folded), module=module_path(folded))
     record(node, dataclasses.replace(decision_of(node), absorbed=(absorbed,)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -37,7 +38,10 @@ def copy_model(model: GraphModule) -> GraphModule:
             memo[id(value)] = value
     for value in model.meta.values():
         memo[id(value)] = value
-    result = copy.deepcopy(model, memo)
+    with warnings.catch_warnings():
+        # torch's own pytree specs warn of their future whenever they are copied.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        result = copy.deepcopy(model, memo)
     for name in _EXPORT_STATE:
         if name in model.__dict__:
             result.__dict__[name] = model.__dict__[name]

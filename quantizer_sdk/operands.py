@@ -12,7 +12,7 @@ from torch.fx import Node
 __all__ = ["argument", "replace_argument", "tensor_operands"]
 
 
-@functools.lru_cache(maxsize=None)  # one entry an overload in use
+@functools.cache  # one entry an overload in use
 def _arguments(overload: torch._ops.OpOverload) -> tuple[tuple[str, str, Any], ...]:
     """(name, type, default) of every argument."""
     return tuple(

@@ -99,7 +99,7 @@ def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationS
 
 
 def _check_tensor(node: Node, spec: QuantizationSpecBase, point: EdgeOrNode) -> None:
-    """Refuse a spec on what is no float tensor, or has no such axis; export's example values tell, where it left any."""
+    """Refuse a spec on what is no float tensor, or has no such axis, by the example values that export left."""
     where = f"the spec on {describe_point(point)}"
     if not isinstance(spec, QuantizationSpecBase):
         message = f"{where} is a {type(spec).__name__} ({spec!r}); expected one of the quantization specs, or None"

@@ -38,7 +38,7 @@ def source_line(node: Node) -> str:
 
 
 def module_path(node: Node) -> str:
-    """Return the path of the innermost module that made this node, as in `model.get_submodule(path)`; "" for the top."""
+    """Return the path of the innermost module around this node, as in `model.get_submodule(path)`; "" for the top."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [_plain_path(path) for path, _type in stack.values()]
     return paths[-1] if paths else ""

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers the ops  # noqa: F401
+import torch.ao.quantization.fx._decomposed  # registers the ops
 from torch.fx import Graph, Node
 
-__all__ = ["DEQUANTIZE_OPS", "QUANTIZE_OPS", "QParams", "emit_dequantize", "emit_quantize", "is_dequantize", "is_quantize"]
+__all__ = [
+    "DEQUANTIZE_OPS",
+    "QUANTIZE_OPS",
+    "QParams",
+    "emit_dequantize",
+    "emit_quantize",
+    "is_dequantize",
+    "is_quantize",
+]
 
 _OPS = torch.ops.quantized_decomposed
 
@@ -85,5 +93,5 @@ def emit_quantize(graph: Graph, tensor: Node, qparams: QParams) -> Node:
 def emit_dequantize(graph: Graph, codes: Node, qparams: QParams, out_dtype: torch.dtype | None = None) -> Node:
     """Append the dequantize op of `qparams`; `out_dtype` is the float type to return, None for float32."""
     op = _OPS.dequantize_per_tensor.default if qparams.ch_axis is None else _OPS.dequantize_per_channel.default
-    keywords = {} if out_dtype in (None, torch.float32) else {"out_dtype": out_dtype}
+    keywords: dict[str, Any] = {} if out_dtype in (None, torch.float32) else {"out_dtype": out_dtype}
     return graph.call_function(op, (codes, *qparams.arguments()), keywords)

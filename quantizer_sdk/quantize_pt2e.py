@@ -69,7 +69,7 @@ def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     quantizer.prepare_obs_or_fq_callback(result, observer_of)
     _check_callback(plan, observer_of, quantizer)
     freeze_report(result)
-    insert_observers(result, plan, observer_of)
+    insert_observers(result, observer_of)
     result.recompile()
     verify(result, Stage.PREPARED, after="insert_observers")
     return result

@@ -31,7 +31,7 @@ class Quantizer(ABC):
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate the nodes to quantize and return the model."""
 
-    def validate(self, model: GraphModule) -> None:
+    def validate(self, model: GraphModule) -> None:  # noqa: B027  # optional
         """Raise a `QuantizerError` if the annotated graph is none that the backend can run; by default accept it."""
 
     def prepare_obs_or_fq_callback(  # noqa: B027  # optional, as in PT2E

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -193,7 +192,7 @@ def _judge(node: Node, annotation: QuantizationAnnotation | None) -> tuple[str, 
     if _between_qdq(node):
         return "quantized", "q/dq", None
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return "float", None, f"the engine does not quantize inside {node.target.name()} submodules"
+        return "float", None, f"the engine does not quantize inside {node.target} submodules"
     if node.target is torch.ops.aten.batch_norm.default and (why := why_not_folded(node)):
         return "float", None, why
     return "float", None, decision.reason or "the quantizer left no annotation on it"

@@ -91,6 +91,7 @@ def overloads_of(operator: object) -> tuple[torch._ops.OpOverload, ...]:
     if isinstance(operator, torch._ops.OpOverload):
         return (operator,)
     if isinstance(operator, torch._ops.OpOverloadPacket):
-        return tuple(getattr(operator, name) for name in operator.overloads())
+        names: list[str] = operator.overloads()  # type: ignore[no-untyped-call]
+        return tuple(getattr(operator, name) for name in names)
     message = f"{operator!r} is no op; give an overload such as torch.ops.aten.linear.default, or torch.ops.aten.linear"
     raise RuleError(message)

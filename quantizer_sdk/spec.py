@@ -14,8 +14,8 @@ from quantizer_sdk.dtypes import INTEGER_RANGES, code_range
 from quantizer_sdk.errors import InvalidSpecError
 
 __all__ = [
-    "ANNOTATION_KEY",
     "AFFINE_SCHEMES",
+    "ANNOTATION_KEY",
     "PER_CHANNEL_SCHEMES",
     "DerivedQuantizationSpec",
     "EdgeOrNode",

@@ -137,6 +137,7 @@ class Row:
             claimed where it touches a quantized one; alone among float ops there is nothing to move.
         checks: Each may refuse a match with a reason.
         output: The role that gives the result's spec.
+        remark: What users should know of every match, for reports.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Row:
     share: bool = False
     checks: tuple[Check, ...] = field(default=(), compare=False)
     output: Operand = Operand(Role.OUT)
+    remark: str | None = None
 
     def __post_init__(self) -> None:
         if not self.steps:

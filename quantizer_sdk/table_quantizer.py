@@ -146,7 +146,7 @@ def _annotate(match: Match) -> None:
     for node in match.nodes:
         inner = None if node is match.output else match.output.name
         _annotation_of(node)
-        record(node, Decision(row=match.row.name, fused_into=inner))
+        record(node, Decision(row=match.row.name, fused_into=inner, reason=match.row.remark))
     for node, _name, operand, value in match.operands():
         if isinstance(value, Node):
             spec = operand.spec(match.config)
@@ -172,8 +172,10 @@ def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusal
         if node in reached:
             _share(match_of[node])
         else:
-            refusals.add(node, f"{match_of[node].row.name}: it moves float data: neither its operands nor its users "
-                         "are quantized")
+            refusals.add(
+                node,
+                f"{match_of[node].row.name}: it moves float data: neither its operands nor its users are quantized",
+            )
 
 
 def _touches_quantized(node: Node) -> bool:
@@ -204,4 +206,4 @@ def _share(match: Match) -> None:
         if operand is not first:
             annotation.input_qspec_map[operand] = shared
     annotation.output_qspec = shared
-    record(node, Decision(row=match.row.name, shares=True))
+    record(node, Decision(row=match.row.name, shares=True, reason=match.row.remark))

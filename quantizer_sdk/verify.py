@@ -116,8 +116,11 @@ def _is_exported_call(node: Node) -> bool:
     if isinstance(node.target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
         return True
     module = getattr(node.target, "__module__", "")
-    return module in {"_operator", "math", "builtins"} or module.startswith(("torch.utils._sympy", "torch.fx", "torch.sym"))\
+    return (
+        module in {"_operator", "math", "builtins"}
+        or module.startswith(("torch.utils._sympy", "torch.fx", "torch.sym"))
         or getattr(node.target, "__name__", "").startswith("sym_")
+    )
 
 
 def _attributes_exist(model: GraphModule) -> Iterator[str]:

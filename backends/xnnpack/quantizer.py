@@ -6,7 +6,7 @@ from torch.fx import GraphModule
 
 from quantizer_sdk import QuantizationConfig, TableQuantizer
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
-from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_instead_of_squeeze
+from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_statically
 from quantizer_sdk.backends.xnnpack.table import ROWS
 
 __all__ = ["XNNPACKQuantizer"]
@@ -28,6 +28,6 @@ class XNNPACKQuantizer(TableQuantizer):
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrite ops that only another, exactly equal form has an integer kernel for."""
         keep_mean_axes(model)
-        reshape_instead_of_squeeze(model)
+        reshape_statically(model)
         model.recompile()
         return model

@@ -5,30 +5,31 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-__all__ = ["keep_mean_axes", "reshape_instead_of_squeeze"]
+__all__ = ["keep_mean_axes", "reshape_statically"]
 
 _ATEN = torch.ops.aten
-_RESHAPES = frozenset(
-    {
-        _ATEN.squeeze.default,
-        _ATEN.squeeze.dim,
-        _ATEN.squeeze.dims,
-        _ATEN.unsqueeze.default,
-    }
-)
+_SQUEEZES = frozenset({_ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims, _ATEN.unsqueeze.default})
+_VIEWS = frozenset({_ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default})
 
 
-def reshape_instead_of_squeeze(model: GraphModule) -> None:
-    """Write squeeze and unsqueeze, which run outside the delegate, as reshape, which runs in it.
+def reshape_statically(model: GraphModule) -> None:
+    """Write what only renames axes as a reshape to numbers, with -1 for a dynamic axis: all else leaves the delegate.
 
-    Left alone where two axes of the result are dynamic: a reshape can leave only one open.
+    That is squeeze, unsqueeze, and views to sizes computed at run time. Left alone where two axes of the result are
+    dynamic: a reshape can leave only one open.
     """
     for node in list(model.graph.nodes):
-        if node.target not in _RESHAPES:
+        sizes = node.args[1] if node.target in _VIEWS else ()
+        computed = [size for size in sizes if isinstance(size, Node)] if isinstance(sizes, (list, tuple)) else []
+        if node.target not in _SQUEEZES and not computed:
             continue
         shape = _static_shape(node)
-        if shape is not None:
-            _replace(model, node, _ATEN.reshape.default, (node.args[0], shape))
+        if shape is None:
+            continue
+        _replace(model, node, _ATEN.reshape.default, (node.args[0], shape))
+        for size in dict.fromkeys(computed):
+            if not size.users:
+                model.graph.erase_node(size)
 
 
 def keep_mean_axes(model: GraphModule) -> None:

@@ -14,9 +14,7 @@ aten = torch.ops.aten
 CONV = Step(
     ops(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding), (ACT, WEIGHT, BIAS)
 )
-CONV_TRANSPOSE = Step(
-    ops(aten.conv_transpose1d.default, aten.conv_transpose2d.input), (ACT, WEIGHT.on_axis(1), BIAS)
-)
+CONV_TRANSPOSE = Step(ops(aten.conv_transpose1d.default, aten.conv_transpose2d.input), (ACT, WEIGHT.on_axis(1), BIAS))
 CONV_TRANSPOSE_GROUPED = Step(CONV_TRANSPOSE.targets, (ACT, WEIGHT.per_tensor(), BIAS))
 LINEAR = Step(ops(aten.linear.default), (ACT, WEIGHT, BIAS))
 ADDMM = Step(ops(aten.addmm.default), (BIAS, ACT, WEIGHT.on_axis(1)))
@@ -48,13 +46,13 @@ MOVE = Step(
 )
 
 
-def _gemm(name: str, step: Step, *extra: Check) -> tuple[Row, ...]:
+def _gemm(name: str, step: Step, *extra: Check, before: tuple[Step, ...] = ()) -> tuple[Row, ...]:
     """A gemm alone and with the activations that its kernel clamps to."""
     tests = (checks.keeps_codes_int8, *extra)
     return (
-        Row(f"{name}_relu", (step, RELU), checks=tests),
-        Row(f"{name}_relu6", (step, RELU6), checks=tests),
-        Row(name, (step,), checks=tests),
+        Row(f"{name}_relu", (*before, step, RELU), checks=tests),
+        Row(f"{name}_relu6", (*before, step, RELU6), checks=tests),
+        Row(name, (*before, step), checks=tests),
     )
 
 
@@ -67,6 +65,7 @@ def _shared(name: str, step: Step, *extra: Check) -> Row:
 
 
 ROWS: tuple[Row, ...] = (
+    *_gemm("pad_conv", CONV, checks.pads_with_zeros, before=(PAD,)),
     *_gemm("conv", CONV),
     *_gemm("conv_transpose", CONV_TRANSPOSE, checks.transposed_ungrouped),
     *_gemm("conv_transpose_grouped", CONV_TRANSPOSE_GROUPED),
@@ -83,7 +82,13 @@ ROWS: tuple[Row, ...] = (
     _own("clamp", CLAMP),
     _shared("max_pool", MAX_POOL, checks.stride_within_kernel),
     _shared("cat", CAT, checks.joins_at_most_five),
-    _shared("pad", PAD, checks.pads_with_zeros),
+    Row(
+        "pad",
+        (PAD,),
+        share=True,
+        checks=(checks.keeps_codes_int8, checks.pads_with_zeros),
+        remark="not before a convolution: XNNPACK pads in float, between two exact conversions",
+    ),
     _shared("slice", SLICE, checks.slices_by_one),
     _shared("move", MOVE, checks.one_axis_permuted),
 )

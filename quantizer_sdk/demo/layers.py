@@ -60,7 +60,7 @@ def layer_sqnr(reference: GraphModule, converted: GraphModule, batches: Iterable
 
 
 def _points(reference: GraphModule, converted: GraphModule) -> dict[str, tuple[Node, Node]]:
-    """Return by the producer's name: the dequantized value in the converted graph, the same value's node in the float one."""
+    """Return by producer: the dequantized value in the converted graph, and the node of that value in the float one."""
     floats = {node.name: node for node in reference.graph.nodes}
     kept = {node.name for node in converted.graph.nodes}
     points: dict[str, tuple[Node, Node]] = {}

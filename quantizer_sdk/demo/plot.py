@@ -28,7 +28,9 @@ def plot_layers(result: DemoResult, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise MissingDependencyError(f'the picture needs matplotlib, but {e}: pip install "quantizer-sdk[report]"') from e
+        raise MissingDependencyError(
+            f'the picture needs matplotlib, but {e}: pip install "quantizer-sdk[report]"'
+        ) from e
 
     columns = [column for column in result.columns if column.layers]
     labels = _labels(columns)
@@ -50,18 +52,25 @@ def plot_layers(result: DemoResult, path: Path) -> None:
     axes.set_xlabel("SQNR of the q/dq graph's activation against the float model's, dB (higher is better)")
     axes.grid(axis="x", color="#dddddd", zorder=0)
     axes.spines["right"].set_visible(False)
-    figure.suptitle(f"{result.model} on {result.backend}: noise built up from the input (top) to each layer", fontsize=11)
+    figure.suptitle(
+        f"{result.model} on {result.backend}: noise built up from the input (top) to each layer", fontsize=11
+    )
     axes.legend(loc="lower right", framealpha=0.95)
     figure.savefig(path)
 
 
 def _labels(columns: list[Column]) -> dict[str, str]:
-    """Return what to write beside each layer, by node, in the order of the column that has it first."""
+    """Return what to write beside each layer, by node, in the order of the graph that all columns come from."""
+    order: list[str] = []
     labels: dict[str, str] = {}
     for column in columns:
+        place = 0
         for layer in column.layers:
-            labels.setdefault(layer.node, _label(layer))
-    return labels
+            if layer.node not in labels:
+                labels[layer.node] = _label(layer)
+                order.insert(place, layer.node)
+            place = order.index(layer.node) + 1
+    return {node: labels[node] for node in order}
 
 
 def _label(layer: Layer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -77,6 +78,8 @@ def run_demo(
     """
     if compare and not isinstance(backend, ComparableBackend):
         raise BackendError(f"backend {backend.name!r} names no peer to compare with (it has no method peer_quantize)")
+    if program is not None:
+        _batch_range(program)
     clock = _Clock(stage)
     with clock("load the model and the images"):
         data = load_images()
@@ -91,7 +94,7 @@ def run_demo(
             program = torch.export.export(model, (data.images,), dynamic_shapes=shapes)
     bench = _Bench(backend, data, program, clock)
 
-    calibration = data.images[:calibration_images].split(1)
+    calibration = _split(data.images[:calibration_images], 1)
     columns = [bench.float_draft()]
     with clock("quantize and calibrate"):
         prepared = prepare_pt2e(bench.float_module(), backend.quantizer())
@@ -156,7 +159,7 @@ class _Bench:
     def __post_init__(self) -> None:
         lower, upper = _batch_range(self.program)
         self._shapes = ({0: Dim("batch", min=lower, max=min(upper, _MAX_BATCH))},)
-        self._batches = self.data.images.split(max(lower, min(upper, _BATCH)))
+        self._batches = _split(self.data.images, max(lower, min(upper, _BATCH)))
         # An example of 16 or more: with a smaller one, decomposing a convolution guards on "batch < 16" and the
         # program's memory is planned for 15 (torch 2.13, `torch._subclasses.fake_impls.conv`).
         self._example = self.data.images[: min(upper, len(self.data.images))]
@@ -178,14 +181,14 @@ class _Bench:
         with self.clock(f"run the q/dq graph of {name}"):
             logits = self._eager(converted)
         with self.clock(f"compare the layers of {name}"):
-            layers = layer_sqnr(self.float_module(), converted, self.data.images[:_LAYER_IMAGES].split(1))
+            layers = layer_sqnr(self.float_module(), converted, _split(self.data.images[:_LAYER_IMAGES], 1))
         draft = self._draft(name, converted, logits)
         return {**draft, "sqnr_graph": sqnr_db(self._reference, logits), "coverage": coverage, "layers": layers}
 
     def calls(self) -> dict[str, Callable[[], object]]:
         """Return for each program a call at batch 1."""
         image = self.data.images[:1].contiguous()
-        return {name: lambda run=executable.run: run(image) for name, executable in self.executables.items()}
+        return {name: functools.partial(executable.run, image) for name, executable in self.executables.items()}
 
     def save(self, folder: Path) -> None:
         """Write every program to a file named after its column."""
@@ -226,24 +229,33 @@ class _Bench:
 
 
 def _batch_range(program: ExportedProgram) -> tuple[int, int]:
-    """Return the batch sizes that a classifier takes.
+    """Return the smallest and the largest batch that a classifier takes.
 
     Raises:
         UnsupportedError: It takes something else than one float [batch, 3, 224, 224] with a dynamic batch.
     """
     names = program.graph_signature.user_inputs
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    if len(values) == 1 and isinstance(values[0], torch.Tensor):
-        value = values[0]
-        fits = value.dtype == torch.float32 and tuple(value.shape[1:]) == (3, IMAGE_SIZE, IMAGE_SIZE)
-        if fits and isinstance(value.shape[0], torch.SymInt):
-            sizes = program.range_constraints[value.shape[0].node.expr]
+    if len(values) == 1 and isinstance(values[0], torch.Tensor) and values[0].dtype == torch.float32:
+        batch: Any
+        batch, *image = values[0].shape
+        if image == [3, IMAGE_SIZE, IMAGE_SIZE] and isinstance(batch, torch.SymInt):
+            sizes = program.range_constraints[batch.node.expr]
             return max(1, int(sizes.lower)), int(min(sizes.upper, _MAX_BATCH))
-    found = ", ".join(f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__ for value in values)
-    raise UnsupportedError(
-        f"the program takes ({found}); the demo needs a classifier of one float32 [batch, 3, {IMAGE_SIZE}, {IMAGE_SIZE}]"
-        f" with a dynamic batch: export it with dynamic_shapes=({{0: torch.export.Dim('batch', min=1, max=32)}},)"
+    found = ", ".join(
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        for value in values
     )
+    raise UnsupportedError(
+        f"the program takes ({found}); the demo needs a classifier of one float32 [batch, 3, {IMAGE_SIZE}, "
+        f"{IMAGE_SIZE}] with a dynamic batch: export it with "
+        f"dynamic_shapes=({{0: torch.export.Dim('batch', min=1, max={_MAX_BATCH})}},)"
+    )
+
+
+def _split(images: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Cut images into batches; the last may be smaller."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def _coverage(converted: GraphModule) -> Coverage:

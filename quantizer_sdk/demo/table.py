@@ -12,7 +12,7 @@ from quantizer_sdk.demo.result import Column, Coverage, DemoResult, FloatOp, Lay
 from quantizer_sdk.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 __all__ = ["from_json", "render", "to_json"]
 
@@ -20,21 +20,22 @@ _NOT_APPLICABLE = "-"
 _INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def render(result: DemoResult) -> Table:
-    """Return the table that the demo prints: a row for each figure, a column for each program.
+def render(result: DemoResult) -> RenderableType:
+    """Return what the demo prints: a row for each figure, a column for each program; below it what needs words.
 
     Raises:
         MissingDependencyError: rich is not installed.
     """
     try:
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
     except ImportError as e:
         raise MissingDependencyError(f'the table needs rich, but {e}: pip install "quantizer-sdk[cli]"') from e
 
     table = Table(
-        title=f"{result.model} on {result.backend}: {result.images} images, the first {result.calibration_images} calibrated",
-        caption="\n".join(_notes(result)),
-        caption_justify="left",
+        title=f"{result.model} on {result.backend}\n{result.images} images, calibrated on the first "
+        f"{result.calibration_images}",
     )
     table.add_column("", no_wrap=True)
     for column in result.columns:
@@ -43,7 +44,7 @@ def render(result: DemoResult) -> Table:
         for label, cell in section:
             table.add_row(label, *(cell(column) for column in result.columns))
         table.add_section()
-    return table
+    return Group(table, *(Text(note) for note in _notes(result)))
 
 
 def to_json(result: DemoResult) -> str:

@@ -47,6 +47,7 @@ def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence
     if getattr(spec, "is_dynamic", False):
         message = f"{location}: {spec} is dynamic; the engine converts static specs only so far (is_dynamic=False)"
         raise UnsupportedError(message)
+    observer: nn.Module
     if isinstance(spec, DerivedQuantizationSpec):
         observer = DerivedObserver(sources, **_fields(spec, "derived_from"))
     elif isinstance(spec, FixedQParamsQuantizationSpec):
@@ -74,7 +75,7 @@ def _call_constructor(spec: QuantizationSpec, location: str) -> nn.Module:
     if not (isinstance(target, type) and issubclass(target, ObserverBase)):
         fields = _accepted_by(target, fields)
     try:
-        observer = constructor.with_args(**fields)()
+        observer: nn.Module = constructor.with_args(**fields)()
     except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
         name = getattr(target, "__name__", repr(target))
         message = f"{location}: {name} does not take the fields of its spec, {fields}: {error}"

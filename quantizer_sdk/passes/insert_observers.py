@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.plan import Plan
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
 __all__ = ["OBSERVER_PREFIX", "insert_observers"]
@@ -17,8 +16,8 @@ __all__ = ["OBSERVER_PREFIX", "insert_observers"]
 OBSERVER_PREFIX = "activation_post_process_"
 
 
-def insert_observers(model: GraphModule, plan: Plan, observer_of: dict[EdgeOrNode, nn.Module]) -> None:
-    """Insert `observer_of[point]` at each point of the plan."""
+def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module]) -> None:
+    """Insert `observer_of[point]` at each point, in the order of the plan."""
     names = _name_modules(model, observer_of)
     nodes = list(model.graph.nodes)
     last_placeholder = next((node for node in reversed(nodes) if node.op == "placeholder"), None)

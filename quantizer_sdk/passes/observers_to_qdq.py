@@ -87,7 +87,8 @@ def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> No
 def _choose(observer: Any, call: Node) -> tuple[torch.Tensor, torch.Tensor]:
     scale, zero_point = observer.calculate_qparams()
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-        message = f"{call.target} on the output of {describe(call.args[0])} yields a scale that is no positive number"
+        where = describe(call.all_input_nodes[0])
+        message = f"{call.target} on the output of {where} yields a scale that is no positive number"
         raise NonFiniteError(message)
     return scale, zero_point
 

@@ -1,6 +1,5 @@
 """Lowering to XNNPACK and running there, on models whose q/dq nodes are written by hand."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from torch import nn
 from quantizer_sdk.backend import Executable
 from quantizer_sdk.backends.xnnpack.integer_io import strip_boundary
 from quantizer_sdk.backends.xnnpack.lowering import lower
-from quantizer_sdk.backends.xnnpack.payload import decode_kernels
+from quantizer_sdk.backends.xnnpack.payload import _kernels, decode_kernels
 from quantizer_sdk.backends.xnnpack.runtime import _call_runtime
 from quantizer_sdk.errors import LoweringError, MissingDependencyError
 
@@ -195,12 +194,11 @@ def test_integer_io_shows_the_integers_of_the_float_form(case):
 
 
 def test_lowering_leaves_the_model_as_it_is():
-    x = inputs_like(2, 3, 9, 7)
-    model = export(ConvReLU(), x)
+    x = inputs_like(4, 16)
+    model = export(Linear(), x)
     graph, expected = str(model.graph), model(x)
     tensors = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
-    for integer_io in (False, True):
-        lower(model, (x,), integer_io=integer_io)
+    lower(model, (x,), integer_io=True).run(quantize(x, IN))
     assert str(model.graph) == graph
     assert torch.equal(model(x), expected)
     after = model.state_dict(keep_vars=True)
@@ -248,6 +246,17 @@ def test_dynamically_quantized_linear_is_no_integer_kernel_but_shows_its_dtypes(
     assert convert.outputs == ("qdint8",)
     assert (linear.inputs, linear.outputs) == (("qdint8", "qcint8", "fp32"), ("fp32",))
     assert not linear.integer
+
+
+def test_only_the_bias_of_an_integer_kernel_may_be_float():
+    dtypes = ("qint8", "qcint8", "fp32", "qint8")
+    values = [{"xvalue_union": {"datatype": f"xnn_datatype_{dtype}", "id_out": i}} for i, dtype in enumerate(dtypes)]
+    operands = {"input1_id": 0, "filter_id": 1, "output_id": 3, "flags": 0}
+    unions = (operands | {"bias_id": 2}, operands | {"bias_id": 2**32 - 1}, operands | {"filter_id": 2, "bias_id": 2})
+    nodes = [{"xnode_union_type": "XNNFullyConnected", "xnode_union": union} for union in unions]
+    kernels = list(_kernels({"xvalues": values, "xnodes": nodes}))
+    assert [kernel.integer for kernel in kernels] == [True, True, False]
+    assert [len(kernel.inputs) for kernel in kernels] == [3, 2, 3]
 
 
 def test_channels_last_input_is_read_in_the_order_of_its_dimensions():
@@ -337,6 +346,8 @@ def test_strip_boundary_takes_every_kind_of_user():
     assert targets(model) == before
     assert [example.dtype for example in examples] == [torch.int8, torch.int8, torch.float32]
     assert torch.equal(examples[0], quantize(x, IN))
+    placeholders = stripped.graph.find_nodes(op="placeholder")
+    assert [node.meta["val"].dtype for node in placeholders] == [example.dtype for example in examples]
     a, twice, b = stripped(*examples)
     assert torch.equal(dequantize(a, OUT), model(x, y, z)[0])
     assert torch.equal(twice, z + z)
@@ -379,17 +390,7 @@ def test_missing_executorch_names_the_extra(monkeypatch):
         lower(export(Linear(), inputs_like(4, 16)), (inputs_like(4, 16),))
 
 
-def test_logging_is_left_as_it_was(case):
-    model, _, x, _ = case
-    root = logging.getLogger()
-    names = ("executorch", "torchao", "torch.utils._pytree")
-    before = (root.level, list(root.handlers), list(root.filters), [logging.getLogger(name).level for name in names])
-    lower(model, (x,)).run(x)
-    after = (root.level, list(root.handlers), list(root.filters), [logging.getLogger(name).level for name in names])
-    assert after == before
-
-
-def test_first_use_is_quiet_and_importing_us_does_not_import_executorch():
+def test_first_use_is_quiet_leaves_logging_alone_and_imports_executorch_only_then():
     script = """
         import logging, sys, warnings
         import torch
@@ -403,7 +404,8 @@ def test_first_use_is_quiet_and_importing_us_does_not_import_executorch():
         program.run(x)
         program.kernels()
         root = logging.getLogger()
-        assert (root.handlers, root.level) == ([], logging.WARNING)
+        assert (root.handlers, root.filters, root.level) == ([], [], logging.WARNING)
+        assert all(logging.getLogger(name).level == logging.NOTSET for name in ("executorch", "torchao"))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
