@@ -130,8 +130,13 @@ class _Stages:
     def __call__(self, name: str) -> Iterator[None]:
         """Show the block under this name."""
         start = time.perf_counter()
+        with self._spinner(name) if self._console.is_terminal else contextlib.nullcontext():
+            yield
+        self._console.print(f"{time.perf_counter() - start:6.1f} s  {name}", highlight=False)
+
+    @contextlib.contextmanager
+    def _spinner(self, name: str) -> Iterator[None]:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True, refresh_per_second=4) as progress:
             progress.add_task(name, total=None)
             yield
-        self._console.print(f"{time.perf_counter() - start:6.1f} s  {name}", highlight=False)

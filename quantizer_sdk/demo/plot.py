@@ -44,6 +44,9 @@ def plot_layers(result: DemoResult, path: Path) -> None:
         legend = f"{column.name}: logits at {column.sqnr_graph:.1f} dB"
         if number == 0:
             axes.barh(y, x, height=0.7, color=color, label=legend, zorder=2)
+            for layer in column.layers:
+                if layer.sqnr == math.inf:
+                    axes.text(0.5, places[layer.node], "no noise", color=color, fontsize=8, va="center")
         else:
             axes.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.2, label=legend, zorder=3)
     axes.set_yticks(range(len(labels)), list(labels.values()), fontsize=8)

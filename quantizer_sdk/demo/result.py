@@ -73,7 +73,7 @@ class Column:
         sqnr_graph: dB of the logits, float model → q/dq graph; None for the float program.
         sqnr_kernel: dB of the logits, graph → program.
         noise: Noise graph → program as a percentage of the noise float → graph; None for the float program.
-        coverage: What was quantized; None where nobody recorded it.
+        coverage: What `explain` says of the graph; None for the float program.
         subgraphs: Delegated subgraphs.
         delegated: Nodes inside them.
         non_delegated: Operators left outside.

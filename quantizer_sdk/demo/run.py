@@ -100,11 +100,11 @@ def run_demo(
         prepared = prepare_pt2e(bench.float_module(), backend.quantizer())
         calibrate(prepared, calibration)
         converted = convert_pt2e(prepared)
-    columns.append(bench.quantized_draft(OURS, converted, _coverage(converted)))
+    columns.append(bench.quantized_draft(OURS, converted))
     if isinstance(backend, ComparableBackend) and compare:
         with clock("quantize and calibrate the peer"):
             peer = backend.peer_quantize(bench.float_module(), calibration)
-        columns.append(bench.quantized_draft(PEER, peer, None))
+        columns.append(bench.quantized_draft(PEER, peer))
 
     with clock("time the programs in turn"):
         latency = interleaved_medians(bench.calls(), repeats=repeats)
@@ -176,14 +176,14 @@ class _Bench:
         draft = self._draft(FLOAT, module, self._reference)
         return {**draft, "sqnr_graph": None, "noise": None, "coverage": None, "layers": ()}
 
-    def quantized_draft(self, name: str, converted: GraphModule, coverage: Coverage | None) -> dict[str, Any]:
+    def quantized_draft(self, name: str, converted: GraphModule) -> dict[str, Any]:
         """Lower and measure a converted model: every figure of its column but latency."""
         with self.clock(f"run the q/dq graph of {name}"):
             logits = self._eager(converted)
         with self.clock(f"compare the layers of {name}"):
             layers = layer_sqnr(self.float_module(), converted, _split(self.data.images[:_LAYER_IMAGES], 1))
         draft = self._draft(name, converted, logits)
-        return {**draft, "sqnr_graph": sqnr_db(self._reference, logits), "coverage": coverage, "layers": layers}
+        return {**draft, "sqnr_graph": sqnr_db(self._reference, logits), "coverage": _coverage(converted), "layers": layers}
 
     def calls(self) -> dict[str, Callable[[], object]]:
         """Return for each program a call at batch 1."""

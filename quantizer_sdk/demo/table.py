@@ -86,7 +86,7 @@ def _sections(result: DemoResult) -> list[list[Row]]:
         [
             ("SQNR float → graph", lambda c: _decibels(c.sqnr_graph)),
             ("SQNR graph → kernel", lambda c: _decibels(c.sqnr_kernel)),
-            ("  noise of graph's noise", lambda c: _NOT_APPLICABLE if c.noise is None else f"{c.noise:.3g} %"),
+            ("  kernel / graph noise", lambda c: _NOT_APPLICABLE if c.noise is None else f"{c.noise:.3g} %"),
         ],
         [
             ("ops quantized", lambda c: _covered(c, lambda coverage: coverage.quantized)),
@@ -104,16 +104,19 @@ def _sections(result: DemoResult) -> list[list[Row]]:
         ],
         [
             ("program size", lambda c: f"{c.size / 1e6:.2f} MB"),
-            ("  of fp32's", lambda c: f"{100 * c.size / first.size:.0f} %"),
+            ("  against fp32", lambda c: f"{100 * c.size / first.size:.0f} %"),
             ("latency at batch 1", lambda c: f"{c.latency:.2f} ms"),
-            ("  fp32's over it", lambda c: f"{first.latency / c.latency:.2f}x"),
+            ("  speed-up over fp32", lambda c: f"{first.latency / c.latency:.2f}x"),
         ],
     ]
 
 
 def _notes(result: DemoResult) -> list[str]:
     """Return what the figures need explained: every op left float with its reason, what was not delegated."""
-    notes = [f"Latency: median of {result.repeats} rounds, the programs run in turn."]
+    notes = [
+        "SQNR and noise are those of the logits, pooled over all images; noise graph → kernel over noise float → graph.",
+        f"Latency: median of {result.repeats} rounds, the programs run in turn.",
+    ]
     for column in result.columns:
         if column.non_delegated:
             counted = (f"{column.non_delegated.count(name)} {name}" for name in dict.fromkeys(column.non_delegated))

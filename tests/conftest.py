@@ -1,0 +1,35 @@
+"""What every test shares: exporting a module, and running it through the engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quantizer_sdk import calibrate, convert_pt2e, prepare_pt2e
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def export():
+    """Return a function from a module and its inputs to the module of its exported program."""
+
+    def run(module, *inputs, **options):
+        return torch.export.export(module.eval(), inputs, **options).module()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quantize():
+    """Return a function from an exported model, a quantizer and inputs to the converted model."""
+
+    def run(model, quantizer, *inputs):
+        prepared = prepare_pt2e(model, quantizer)
+        calibrate(prepared, [inputs])
+        return convert_pt2e(prepared)
+
+    return run

@@ -1,0 +1,79 @@
+"""Small quantizers for tests."""
+
+from __future__ import annotations
+
+import torch
+
+from quantizer_sdk import (
+    ACT,
+    BIAS,
+    WEIGHT,
+    QuantizationAnnotation,
+    QuantizationConfig,
+    QuantizationSpec,
+    Quantizer,
+    Row,
+    Step,
+    TableQuantizer,
+    ops,
+)
+
+aten = torch.ops.aten
+INT8 = QuantizationSpec(torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
+UINT8 = QuantizationSpec(torch.uint8, quant_min=0, quant_max=255, qscheme=torch.per_tensor_affine)
+WEIGHT8 = QuantizationSpec(torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0)
+CONFIG = QuantizationConfig(INT8, INT8, WEIGHT8)
+
+CONV = Step(ops(aten.conv2d.default), (ACT, WEIGHT, BIAS))
+LINEAR = Step(ops(aten.linear.default), (ACT, WEIGHT, BIAS))
+RELU = Step(ops(aten.relu.default))
+ADD = Step(ops(aten.add.Tensor), (ACT, ACT))
+
+
+def only_odd_kernels(match):
+    size = match.nodes[0].args[1].meta["val"].shape[-1]
+    return None if size % 2 else f"kernel size {size}; the NPU takes odd ones"
+
+
+class SmallTable(TableQuantizer):
+    """A made-up NPU."""
+
+    rows = (
+        Row("conv_relu", (CONV, RELU), checks=(only_odd_kernels,)),
+        Row("conv", (CONV,), checks=(only_odd_kernels,)),
+        Row("linear", (LINEAR,)),
+        Row("add", (ADD,)),
+        Row("max_pool", (Step(ops(aten.max_pool2d.default)),), share=True),
+        Row("cat", (Step(ops(aten.cat.default)),), share=True),
+        Row("move", (Step(ops(aten.view.default, aten.permute.default)),), share=True),
+    )
+
+
+class ByHand(Quantizer):
+    """Calls a function on the graph's nodes by name to annotate them, as quantizers without a table do."""
+
+    def __init__(self, annotate):
+        self._annotate = annotate
+
+    def annotate(self, model):
+        self._annotate({node.name: node for node in model.graph.nodes})
+        return model
+
+
+def annotation(inputs=(), output=None, **options):
+    return QuantizationAnnotation(dict(inputs), output, **options)
+
+
+def by_hand(specs):
+    """Return a quantizer from {node name: ({operand name: spec}, output spec)}; specs may be functions of the nodes."""
+
+    def annotate(nodes):
+        def resolve(spec):
+            return spec(nodes) if callable(spec) else spec
+
+        for name, (inputs, output) in specs.items():
+            nodes[name].meta["quantization_annotation"] = annotation(
+                {nodes[operand]: resolve(spec) for operand, spec in inputs.items()}, resolve(output)
+            )
+
+    return ByHand(annotate)
