@@ -2,6 +2,7 @@
 
 from quantizer_sdk.conformance.bounds import Family, Traced
 from quantizer_sdk.conformance.exact import ExactValue, Term
+from quantizer_sdk.conformance.kernel_check import KernelCheck, OutputCheck, check_kernel, random_codes
 from quantizer_sdk.conformance.oracle import OracleResult, Site, run_oracle
 from quantizer_sdk.conformance.ties import (
     TieCase,
@@ -18,7 +19,9 @@ __all__ = [
     "Element",
     "ExactValue",
     "Family",
+    "KernelCheck",
     "OracleResult",
+    "OutputCheck",
     "Requantized",
     "Site",
     "Term",
@@ -27,10 +30,12 @@ __all__ = [
     "Verdict",
     "add_ties",
     "boundary_codes",
+    "check_kernel",
     "dot_ties",
     "judge",
     "mean_ties",
     "mul_ties",
+    "random_codes",
     "run_oracle",
     "tie_fraction",
 ]

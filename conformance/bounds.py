@@ -130,11 +130,17 @@ class Traced:
         )
 
     def clamp(self, low: Fraction | None, high: Fraction | None) -> Traced:
-        """Trace a clamp: it moves no two numbers apart, so it is off by its operand's error or its bounds' rounding."""
+        """Trace a clamp: it moves no two numbers apart, so it is off by its operand's error or its bounds' rounding.
+
+        Only by the latter where the operand is beyond a bound by more than its error.
+        """
+        value = self.exact.approximate()
+        held = torch.zeros(value.shape, dtype=torch.bool)
+        held = held if low is None else held | (value + self.error <= float(low))
+        held = held if high is None else held | (value - self.error >= float(high))
         ends = [end for end in (low, high) if end is not None]
-        error = self.error.clamp(min=max((_conversion_error(end) for end in ends), default=0.0))
-        grains = [_grain(end) for end in ends if end]
-        grain = None if self.grain is None else min([self.grain, *grains])
+        error = torch.where(held, 0.0, self.error).clamp(min=max(map(_conversion_error, ends), default=0.0))
+        grain = None if self.grain is None else min([self.grain, *(_grain(end) for end in ends if end)])
         return replace(self, exact=self.exact.clamp(low, high), error=error, grain=_kept(grain, error))
 
     def add(self, other: Traced, sign: int = 1) -> Traced:
@@ -248,11 +254,12 @@ class Traced:
             r = r + steps * step
             exact = exact and bool((steps.abs() < 2**23).all())
         exact = exact and bool((accumulator.values.abs() < 2**23).all())
-        size = torch.maximum(r.abs() + moved * step, requantized.r.abs())
+        size = r.abs() + moved * step
         strays = 3 if self.stray or not _is_float32(requantized.scale) else 0
         delta = moved * step + gamma(0 if exact else 4 + strays) * size
+        delta = self._clamped(requantized, r, delta, 0 if exact else 2)
         if self.family is Family.MEAN or (self.family is Family.MOVE and self.exact.clamps):
-            delta = delta + gamma(1) * (size + abs(requantized.zero_point))
+            delta = delta + gamma(1) * (torch.maximum(size, requantized.r.abs()) + abs(requantized.zero_point))
         return delta
 
     def _fixed_point(self, requantized: Requantized) -> Tensor:
@@ -260,25 +267,26 @@ class Traced:
 
         Each operand's ratio to the output scale becomes an integer over 2^shift, of which the larger has 21 bits:
         half a unit off each, or (|qa - za| + |qb - zb|)·2^-(shift + 1), besides the one rounding of the ratio, three
-        if scales are no float32 numbers. The code of a clamp is off by two. As ties go up, δ is never 0 at a tie.
+        if scales are no float32 numbers. As ties go up, δ is never 0 at a tie.
         """
         tables = [[s / requantized.scale for s in term.scales] for term in self.exact.terms]
         exponent = math.frexp(_float32(max(max(table) for table in tables)))[1] - 1
         unit = 2.0 ** -(_MULTIPLIER_BITS - exponent + 1)
         strays = 2 if self.stray or not _is_float32(requantized.scale) else 0
-        delta = gamma(2) * requantized.r.abs() if self.exact.clamps else torch.zeros(self.exact.shape).double()
+        delta, r = torch.zeros(2, *self.exact.shape, dtype=torch.float64)
         for term, table in zip(self.exact.terms, tables, strict=True):
             delta = delta + term.values.abs() * (unit + gamma(1 + strays) * term.floats(table))
-        return delta
+            r = r + term.values * term.floats(table)
+        return self._clamped(requantized, r, delta, 2)
 
-    def _followed(
-        self,
-        family: Family,
-        exact: ExactValue,
-        error: Tensor,
-        grain: int | None,
-        *others: Traced,
-    ) -> Traced:
+    def _clamped(self, requantized: Requantized, r: Tensor, delta: Tensor, operations: int) -> Tensor:
+        """Return the δ after fused clamps, which are codes made in so many roundings, given r and δ before them."""
+        if not self.exact.clamps:
+            return delta
+        edge = gamma(operations) * requantized.r.abs()
+        return torch.where((r - requantized.r).abs() > delta, edge, torch.maximum(delta, edge))
+
+    def _followed(self, family: Family, exact: ExactValue, error: Tensor, grain: int | None, *others: Traced) -> Traced:
         """Return the trace of an op's result."""
         parts = (self, *others)
         known = family if all(part.family is Family.MOVE for part in parts) else Family.MIXED

@@ -1,7 +1,8 @@
 """Integer test data on which exact ties are frequent, since data on generic scales hardly ever holds one.
 
-All scales are powers of two, so that value / scale is a small integer over a small power of two, and the codes are kept
-small enough for most results to stay within int8. The first codes of every operand are the boundary codes.
+All scales are powers of two, so that r = value / scale is a small integer over 4 or more: where δ admits either code at
+a tie, the quarters between still tell rounding from truncation. The codes are kept small enough for most results to
+stay within int8. The first codes of every activation are the boundary codes.
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ def dot_ties(
     output_zero_point: int = 5,
     seed: int = 0,
 ) -> TieCase:
-    """Return operands of a convolution, linear or matrix product; r is the integer accumulator over 2, 4, 8, ...
+    """Return operands of a convolution, linear or matrix product; r is the integer accumulator over 4, 8, ...
 
     The divisor grows with the root of the number of products, so that r keeps within the codes' range.
     """
     generator = torch.Generator().manual_seed(seed)
     products = max(1, math.prod(weight_shape) // max(weight_shape[0], 1))
-    divisor = 2 ** max(1, round(math.log2(math.sqrt(products) / 2 + 1)))
+    divisor = 2 ** max(2, round(math.log2(math.sqrt(products) / 2 + 1)))
     weight = torch.randint(-3, 4, tuple(weight_shape), generator=generator, dtype=torch.int8)
     return TieCase(
         codes=(_codes(activation_shape, zero_point, 24, generator), weight),
@@ -85,11 +86,11 @@ def add_ties(
     output_zero_point: int = 5,
     seed: int = 0,
 ) -> TieCase:
-    """Return operands of an addition or subtraction on different scales: r = (2a ± b) / 4, a quarter of them ties."""
+    """Return operands of an addition or subtraction on different scales: r = a ± b / 4, a quarter of them ties."""
     generator = torch.Generator().manual_seed(seed)
     return TieCase(
         codes=(_codes(shape, zero_points[0], 128, generator), _codes(shape, zero_points[1], 128, generator)),
-        scales=(0.25, 0.125),
+        scales=(0.5, 0.125),
         zero_points=zero_points,
         output_scale=0.5,
         output_zero_point=output_zero_point,

@@ -61,27 +61,29 @@ def demo(
     """Quantize EfficientNet-Lite0, run it on the backend's kernels, and print what that costs and gains."""
     with _readable_errors():
         from quantizer_sdk.backend import find_backend
-        from quantizer_sdk.demo.plot import plot_layers
+        from quantizer_sdk.demo.plot import plot_layers, require_matplotlib
         from quantizer_sdk.demo.run import run_demo
         from quantizer_sdk.demo.table import render, to_json
         from quantizer_sdk.exported_file import load_exported
 
         if out is not None:
             _make_folder(out)
+            require_matplotlib()
         result = run_demo(
             find_backend(backend),
             compare=compare,
             calibration_images=calibration_images,
             repeats=repeats,
-            program=None if model is None else load_exported(model),
             out=out,
+            program=None if model is None else load_exported(model),
+            name="EfficientNet-Lite0" if model is None else model.name,
             stage=_Stages(),
         )
         Console().print(render(result))
         if out is not None:
             (out / "demo.json").write_text(to_json(result), encoding="utf-8")
             plot_layers(result, out / "layers.png")
-            typer.echo(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+            typer.echo(f"wrote the programs (*.pte), demo.json and layers.png to {out}")
 
 
 @app.command()

@@ -1,10 +1,12 @@
-"""The integer types that tensors are quantized to, and the codes each can store."""
+"""The float types that can be quantized, the integer types they are quantized to, and the codes each can store."""
 
 from __future__ import annotations
 
 import torch
 
-__all__ = ["INTEGER_RANGES", "code_range"]
+__all__ = ["FLOAT_DTYPES", "INTEGER_RANGES", "code_range"]
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 INTEGER_RANGES: dict[torch.dtype, tuple[int, int]] = {
     torch.int8: (-(2**7), 2**7 - 1),

@@ -12,6 +12,9 @@ from quantizer_sdk.errors import NotExportedError
 
 __all__ = ["load_exported"]
 
+# What torch's message ends with; the warnings that it means are not shown.
+_REFERENCE = " Please check the warnings above for possible errors."
+
 
 def load_exported(path: Path) -> ExportedProgram:
     """Load an exported program.
@@ -32,7 +35,7 @@ def load_exported(path: Path) -> ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as e:  # a broken file makes its readers raise anything
-        reason = str(e).strip().split("\n")[0]
+        reason = str(e).strip().split("\n")[0].removesuffix(_REFERENCE)
         raise NotExportedError(f"{path} is no exported program ({type(e).__name__}: {reason}); {wanted}") from e
     finally:
         logger.setLevel(level)

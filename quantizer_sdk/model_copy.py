@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import types
 import warnings
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = ["copy_model"]
 # What torch.export puts on the module that it hands out and fx's own copy leaves behind. They are private; the public
 # way would be a copy method of the exported module, which torch lacks.
 _EXPORT_STATE = ("_in_spec", "_out_spec", "range_constraints", "validate_inputs", "shape_env")
+# Methods of that module which refuse to switch between training and inference: the graph is exported for one of them.
+_REFUSING = ("train", "eval")
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -45,6 +48,9 @@ def copy_model(model: GraphModule) -> GraphModule:
     for name in _EXPORT_STATE:
         if name in model.__dict__:
             result.__dict__[name] = model.__dict__[name]
+    for name in _REFUSING:
+        if (method := model.__dict__.get(name)) is not None:
+            result.__dict__[name] = types.MethodType(method.__func__, result)
     for name in _HOOKS:
         getattr(result, name).update(getattr(model, name))
     result.meta = dict(model.meta)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.dtypes import FLOAT_DTYPES
 from quantizer_sdk.errors import InvalidAnnotationError, SharingError
 from quantizer_sdk.provenance import describe, describe_point, value_of
 from quantizer_sdk.spec import (
@@ -116,6 +117,10 @@ def _check_tensor(node: Node, spec: QuantizationSpecBase, point: EdgeOrNode) -> 
         raise InvalidAnnotationError(message)
     if not value.is_floating_point():
         message = f"{where} quantizes a tensor of {value.dtype}, made by {describe(node)}; only float tensors can be"
+        raise InvalidAnnotationError(message)
+    if value.dtype not in FLOAT_DTYPES:
+        accepted = ", ".join(str(dtype) for dtype in FLOAT_DTYPES)
+        message = f"{where} quantizes a tensor of {value.dtype}, made by {describe(node)}; the ops take {accepted}"
         raise InvalidAnnotationError(message)
     if isinstance(spec, (QuantizationSpec, DerivedQuantizationSpec)) and spec.qscheme in PER_CHANNEL_SCHEMES:
         axis = spec.ch_axis or 0
@@ -231,7 +236,7 @@ def _join_implicitly(model: GraphModule, sharing: _Sharing, roots: dict[EdgeOrNo
     """
     for node in model.graph.nodes:
         candidates: list[EdgeOrNode] = [node] if node in sharing.specs else []
-        for user in node.users:
+        for user in sorted(node.users):  # in graph order, which passes may have changed since
             edge = (node, user)
             if edge not in sharing.specs:
                 continue

@@ -19,7 +19,8 @@ def default_eps() -> float:
 def symmetric_zero_point(quant_min: int, quant_max: int) -> int:
     """Return the code of 0.0 in a symmetric scheme: 0 where negative codes exist, else the middle of the range.
 
-    The middle of an even number of codes rounds up, so uint8 has 128.
+    The middle of an even number of codes rounds up, so uint8 has 128 (torch.ao: 128 too where the spec gives no range,
+    else rounded down; and 0 for signed types, even in a range without negative codes).
     """
     return 0 if quant_min < 0 else (quant_min + quant_max + 1) // 2
 
@@ -60,7 +61,9 @@ def choose_qparams(
         scale = torch.clamp(scale, min=floor)
     else:
         scale = torch.clamp((high - low) / float(quant_max - quant_min), min=floor)
-        zero_point = torch.clamp(quant_min - torch.round(low / scale), quant_min, quant_max).to(torch.int32)
+        # In integers: float32 has no room for the codes of int32.
+        zero_point = torch.clamp(quant_min - torch.round(low / scale).to(torch.int64), quant_min, quant_max)
+        zero_point = zero_point.to(torch.int32)
     empty = (low == 0) & (high == 0)
     if bool(empty.any()):
         live = scale[~empty]

@@ -65,8 +65,9 @@ def _check_scheme(spec: Any) -> None:
         accepted = ", ".join(sorted(str(scheme) for scheme in _SCHEMES))
         message = f"{name}: qscheme is {spec.qscheme!r}; accepted are {accepted}"
         raise InvalidSpecError(message)
-    if spec.ch_axis is not None and spec.ch_axis < 0:
-        message = f"{name}: ch_axis is {spec.ch_axis}; count axes from the front, starting at 0"
+    ch_axis = getattr(spec, "ch_axis", None)
+    if ch_axis is not None and ch_axis < 0:
+        message = f"{name}: ch_axis is {ch_axis}; count axes from the front, starting at 0"
         raise InvalidSpecError(message)
 
 
@@ -122,8 +123,8 @@ class FixedQParamsQuantizationSpec(QuantizationSpecBase):
     """Quantize with qparams known beforehand, such as 1/256 and -128 for the output of a sigmoid.
 
     Raises:
-        InvalidSpecError: The range does not fit the dtype, the zero point is outside it, or the scale is not
-            a finite number above 0.
+        InvalidSpecError: The range does not fit the dtype, the zero point is outside it, the scale is not a finite
+            number above 0, or the scheme is none that exists, or per channel, where one scale is too few.
     """
 
     dtype: torch.dtype
@@ -136,6 +137,12 @@ class FixedQParamsQuantizationSpec(QuantizationSpecBase):
 
     def __post_init__(self) -> None:
         _check_range(self)
+        _check_scheme(self)
+        if self.qscheme in PER_CHANNEL_SCHEMES:
+            message = (
+                f"FixedQParamsQuantizationSpec: qscheme is {self.qscheme}, but there is one scale; give a per-tensor scheme"
+            )
+            raise InvalidSpecError(message)
         low, high = code_range(self.dtype, self.quant_min, self.quant_max)
         if not low <= self.zero_point <= high:
             message = (

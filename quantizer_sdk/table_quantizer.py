@@ -169,13 +169,11 @@ def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusal
     for node in model.graph.nodes:
         if node not in match_of:
             continue
-        if node in reached:
-            _share(match_of[node])
-        else:
-            refusals.add(
-                node,
-                f"{match_of[node].row.name}: it moves float data: neither its operands nor its users are quantized",
-            )
+        name = match_of[node].row.name
+        if node not in reached:
+            refusals.add(node, f"{name}: it moves float data: neither its operands nor its users are quantized")
+        elif not _share(match_of[node]):
+            refusals.add(node, f"{name}: its operand is float, and its config has no spec for input activations")
 
 
 def _touches_quantized(node: Node) -> bool:
@@ -190,16 +188,22 @@ def _touches_quantized(node: Node) -> bool:
     return False
 
 
-def _share(match: Match) -> None:
-    """Give all operands and the result the qparams of the first operand: its producer's, where that has some."""
+def _share(match: Match) -> bool:
+    """Give all operands and the result the qparams of the first operand: its producer's, where that has some.
+
+    Returns:
+        False, with nothing annotated, where neither the producer nor the config has a spec.
+    """
     node = match.output
     operands = [value for _node, _name, _operand, value in match.operands() if isinstance(value, Node)]
     first = operands[0]
     producer: QuantizationAnnotation | None = first.meta.get(ANNOTATION_KEY)
-    annotation = _annotation_of(node)
     spec: QuantizationSpecBase | None = match.config.input_activation
     if producer is not None and producer.output_qspec is not None:
         spec = SharedQuantizationSpec(first)
+    if spec is None:
+        return False
+    annotation = _annotation_of(node)
     annotation.input_qspec_map[first] = spec
     shared = SharedQuantizationSpec((first, node))
     for operand in operands[1:]:
@@ -207,3 +211,4 @@ def _share(match: Match) -> None:
             annotation.input_qspec_map[operand] = shared
     annotation.output_qspec = shared
     record(node, Decision(row=match.row.name, shares=True, reason=match.row.remark))
+    return True

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 
 from quantizer_sdk.demo.result import Column, DemoResult, Layer
 from quantizer_sdk.errors import MissingDependencyError
 
-__all__ = ["plot_layers"]
+__all__ = ["plot_layers", "require_matplotlib"]
 
 _COLORS = ("#1f6f8b", "#d1603d", "#6a9f58", "#8a6fb0")
 _INCHES_PER_LAYER = 0.17
+
+
+def require_matplotlib() -> None:
+    """Check, before the work whose result is to be drawn, that it can be.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError('the picture needs matplotlib: pip install "quantizer-sdk[report]"')
 
 
 def plot_layers(result: DemoResult, path: Path) -> None:
@@ -24,13 +35,9 @@ def plot_layers(result: DemoResult, path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise MissingDependencyError(
-            f'the picture needs matplotlib, but {e}: pip install "quantizer-sdk[report]"'
-        ) from e
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     columns = [column for column in result.columns if column.layers]
     labels = _labels(columns)
@@ -52,7 +59,10 @@ def plot_layers(result: DemoResult, path: Path) -> None:
     axes.set_yticks(range(len(labels)), list(labels.values()), fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="x", labeltop=True, top=True)
-    axes.set_xlabel("SQNR of the q/dq graph's activation against the float model's, dB (higher is better)")
+    axes.set_xlabel(
+        "SQNR of the q/dq graph's activation against the float model's, dB\n"
+        "(higher is better; nothing drawn: not quantized there)"
+    )
     axes.grid(axis="x", color="#dddddd", zorder=0)
     axes.spines["right"].set_visible(False)
     figure.suptitle(
@@ -67,12 +77,12 @@ def _labels(columns: list[Column]) -> dict[str, str]:
     order: list[str] = []
     labels: dict[str, str] = {}
     for column in columns:
-        place = 0
-        for layer in column.layers:
+        place = len(order)  # what one column alone has goes before the next layer that another has too
+        for layer in reversed(column.layers):
             if layer.node not in labels:
                 labels[layer.node] = _label(layer)
                 order.insert(place, layer.node)
-            place = order.index(layer.node) + 1
+            place = order.index(layer.node)
     return {node: labels[node] for node in order}
 
 

@@ -52,6 +52,7 @@ def run_demo(
     calibration_images: int = 8,
     repeats: int = 100,
     program: ExportedProgram | None = None,
+    name: str = "EfficientNet-Lite0",
     out: Path | None = None,
     stage: Stage = contextlib.nullcontext,
 ) -> DemoResult:
@@ -64,6 +65,7 @@ def run_demo(
         repeats: Timed rounds of the latency measurement.
         program: The classifier: one float input [batch, 3, 224, 224], preprocessed as for EfficientNet-Lite0, with a
             dynamic batch. By default EfficientNet-Lite0 itself, exported here.
+        name: What to call the model.
         out: Folder to save the programs in.
         stage: Called around every stage with its name.
 
@@ -111,7 +113,7 @@ def run_demo(
     if out is not None:
         bench.save(out)
     return DemoResult(
-        model="EfficientNet-Lite0" if model is not None else "the given program",
+        model=name,
         backend=backend.name,
         images=count,
         calibration_images=calibration_images,
@@ -183,7 +185,12 @@ class _Bench:
         with self.clock(f"compare the layers of {name}"):
             layers = layer_sqnr(self.float_module(), converted, _split(self.data.images[:_LAYER_IMAGES], 1))
         draft = self._draft(name, converted, logits)
-        return {**draft, "sqnr_graph": sqnr_db(self._reference, logits), "coverage": _coverage(converted), "layers": layers}
+        return {
+            **draft,
+            "sqnr_graph": sqnr_db(self._reference, logits),
+            "coverage": _coverage(converted),
+            "layers": layers,
+        }
 
     def calls(self) -> dict[str, Callable[[], object]]:
         """Return for each program a call at batch 1."""

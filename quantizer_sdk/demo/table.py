@@ -114,7 +114,7 @@ def _sections(result: DemoResult) -> list[list[Row]]:
 def _notes(result: DemoResult) -> list[str]:
     """Return what the figures need explained: every op left float with its reason, what was not delegated."""
     notes = [
-        "SQNR and noise are those of the logits, pooled over all images; noise graph → kernel over noise float → graph.",
+        "SQNR: of the logits, over all images. Kernel / graph noise: power of graph → kernel over float → graph.",
         f"Latency: median of {result.repeats} rounds, the programs run in turn.",
     ]
     for column in result.columns:

@@ -63,7 +63,7 @@ class HistogramObserver(ObserverBase):
             low, high = torch.minimum(low, self.min_val), torch.maximum(high, self.max_val)
         self.min_val, self.max_val = low, high
         self._cover(float(torch.maximum(-low, high)))
-        edge = float(self.bin_width) * (self.bins // 2)
+        edge = min(float(self.bin_width) * (self.bins // 2), torch.finfo(torch.float32).max)
         counts = torch.histc(x.to(torch.float32), self.bins, -edge, edge)
         self.histogram = self.histogram + counts  # never in place: copies of a model share their buffers
 

@@ -55,6 +55,7 @@ def fold_batch_norm(model: GraphModule) -> None:
     """
     constants = Constants(model)
     stored: dict[_Key, tuple[Node, Node]] = {}
+    made: set[Node] = set()
     for norm in list(model.graph.nodes):
         if norm.target is not _BATCH_NORM or why_not_folded(norm) is not None:
             continue
@@ -68,7 +69,8 @@ def fold_batch_norm(model: GraphModule) -> None:
         replace_argument(layer, "weight", None)
         replace_argument(layer, "bias", None)
         for node in dict.fromkeys(old):
-            constants.release(node)
+            if node not in made:  # a later call of the same modules may want it still
+                constants.release(node)
         if values is not None:
             target = str(old[0].target)
             with model.graph.inserting_before(layer):
@@ -76,8 +78,12 @@ def fold_batch_norm(model: GraphModule) -> None:
                     constants.add(target, values[0], like=old[0]),
                     constants.add(f"{target.rpartition('.')[0]}.bias".lstrip("."), values[1], like=old[0]),
                 )
+            made.update(stored[key])
         replace_argument(layer, "weight", stored[key][0])
         replace_argument(layer, "bias", stored[key][1])
+    for pair in stored.values():
+        for node in pair:
+            constants.release(node)
 
 
 def why_not_folded(norm: Node) -> str | None:
@@ -96,10 +102,12 @@ def why_not_folded(norm: Node) -> str | None:
             return f"{constant} is computed at run time, so batch_norm cannot be folded into {layer.name}"
     if argument(norm, "running_mean") is None or argument(norm, "running_var") is None:
         return "batch_norm keeps no running statistics, so it normalizes by the data of each run"
-    value = value_of(layer)
-    rank = value.dim() if isinstance(value, torch.Tensor) else None
-    if layer.target is _ATEN.linear.default and rank not in (2, None):
-        return f"batch_norm normalizes axis 1 of a tensor of rank {rank}; the output features of linear are its last"
+    value, weight = value_of(layer), value_of(constants[0])
+    if isinstance(value, torch.Tensor) and isinstance(weight, torch.Tensor) and value.dim() != weight.dim():
+        return (
+            f"batch_norm normalizes axis 1 of a tensor of rank {value.dim()}; the output features of {layer.name} are "
+            f"there only in a batch, of rank {weight.dim()}"
+        )
     return None
 
 

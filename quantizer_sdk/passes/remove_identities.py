@@ -14,14 +14,35 @@ __all__ = ["remove_identities"]
 
 _ATEN = torch.ops.aten
 _DROPOUTS = frozenset({_ATEN.dropout.default, _ATEN.feature_dropout.default, _ATEN.alpha_dropout.default})
-_ALWAYS = frozenset({_ATEN.alias.default, _ATEN.detach.default, _ATEN.lift_fresh_copy.default})
+_ALWAYS = frozenset({_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default})
+_COPY = _ATEN.lift_fresh_copy.default
 
 
 def remove_identities(model: GraphModule) -> None:
-    """Let the users of an identity read its operand; dropout only where it was exported in inference mode."""
-    for node in list(model.graph.nodes):
-        if node.target in _ALWAYS or (node.target in _DROPOUTS and not argument(node, "train")):
+    """Let the users of an identity read its operand.
+
+    Dropout goes only where it was exported in inference mode, and the copy of a tensor written in `forward` only where
+    nothing writes into it: the constant behind it is one for all runs.
+    """
+    for node in reversed(list(model.graph.nodes)):  # users first, so that no detach_ is taken for a write
+        if (
+            node.target in _ALWAYS
+            or (node.target in _DROPOUTS and not argument(node, "train"))
+            or (node.target is _COPY and not _is_written(node))
+        ):
             operand = node.args[0]
             assert isinstance(operand, Node)
             node.replace_all_uses_with(operand)
             model.graph.erase_node(node)
+
+
+def _is_written(tensor: Node) -> bool:
+    """Whether an op changes a tensor in place, through views of it too; what is no op is taken to."""
+    for user in tensor.users:
+        if user.op == "output":
+            continue
+        if not isinstance(user.target, torch._ops.OpOverload) or user.target._schema.is_mutable:
+            return True
+        if any(result.alias_info is not None for result in user.target._schema.returns) and _is_written(user):
+            return True
+    return False

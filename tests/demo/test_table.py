@@ -5,7 +5,7 @@ import math
 import pytest
 from rich.console import Console
 
-from quantizer_sdk.demo.plot import plot_layers
+from quantizer_sdk.demo.plot import _labels, plot_layers
 from quantizer_sdk.demo.result import Column, Coverage, DemoResult, FloatOp, Layer
 from quantizer_sdk.demo.table import from_json, render, to_json
 
@@ -124,3 +124,7 @@ def test_the_picture_takes_columns_with_different_layers(tmp_path):
     path = tmp_path / "layers.png"
     plot_layers(RESULT, path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_layers_of_all_columns_stand_in_the_graph_s_order():
+    assert list(_labels([INT8, PEER]).values()) == ["stem: conv2d", "act: relu", "add"]
