@@ -68,8 +68,8 @@ def run_oracle(model: GraphModule, integer_inputs: Sequence[Tensor]) -> OracleRe
     The codes of each quantize go on into the dequantizes after it.
 
     Args:
-        model: An exported graph of aten and `quantized_decomposed` operators. Every input feeds one quantize, or
-            several alike, and every output is a quantize of a computed value or the dequantize of one.
+        model: An exported graph of aten and `quantized_decomposed` operators. Every input feeds one quantize, several
+            alike or nothing, and every output is a quantize of a computed value or the dequantize of one.
         integer_inputs: For each input, in order, the integer tensor that stands in for its quantize's result.
 
     Raises:
@@ -108,8 +108,10 @@ def run_oracle(model: GraphModule, integer_inputs: Sequence[Tensor]) -> OracleRe
 def _check_input(node: Node, codes: Tensor) -> None:
     """Refuse a placeholder that its integer tensor cannot stand in for."""
     users = [user for user in node.users if user.target not in {"_guards_fn", aten.sym_size.int}]
-    if not users or any(user.target is not _QUANTIZE or user.args[1:] != users[0].args[1:] for user in users):
-        found = ", ".join(str(user.target) for user in users) or "nothing"
+    if not users:
+        return
+    if any(user.target is not _QUANTIZE or user.args[1:] != users[0].args[1:] for user in users):
+        found = ", ".join(str(user.target) for user in users)
         raise GraphError(f"input {node.name} feeds {found}; expected quantizes that are all alike")
     args = _arguments(users[0], {node: codes})
     low, high, dtype = args["quant_min"], args["quant_max"], args["dtype"]

@@ -32,9 +32,22 @@ from quantizer_sdk.spec import (
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
+    RoundedQuantizationSpec,
     SharedQuantizationSpec,
 )
-from quantizer_sdk.table import ACT, BIAS, WEIGHT, Check, Operand, QuantizationConfig, Role, Row, Step, ops
+from quantizer_sdk.table import (
+    ACT,
+    BIAS,
+    WEIGHT,
+    Check,
+    Operand,
+    ProductBiasSpec,
+    QuantizationConfig,
+    Role,
+    Row,
+    Step,
+    ops,
+)
 from quantizer_sdk.table_quantizer import TableQuantizer, UnusedRuleWarning
 
 __all__ = [
@@ -65,6 +78,7 @@ __all__ = [
     "NothingAnnotatedError",
     "OpRecord",
     "Operand",
+    "ProductBiasSpec",
     "QuantizationAnnotation",
     "QuantizationConfig",
     "QuantizationSpec",
@@ -72,6 +86,7 @@ __all__ = [
     "Quantizer",
     "QuantizerError",
     "Role",
+    "RoundedQuantizationSpec",
     "Row",
     "RuleError",
     "SharedQuantizationSpec",

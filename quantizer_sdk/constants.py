@@ -1,4 +1,4 @@
-"""The tensors that a graph reads with get_attr: added, and removed with their last reader."""
+"""The tensors that a graph reads with get_attr, and what it computes of them alone: read, added, and removed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,45 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 
+from quantizer_sdk.operands import is_written
 from quantizer_sdk.provenance import describe
 
-__all__ = ["Constants"]
+__all__ = ["Constants", "constant_nodes", "dependencies_of"]
+
+
+def constant_nodes(graph: Graph) -> set[Node]:
+    """Return the nodes of one value in all runs: tensors that are never written into, and pure calls on them alone."""
+    constant: set[Node] = set()
+    for node in graph.nodes:
+        if (node.op == "get_attr" and not is_written(node)) or _is_pure(node, constant):
+            constant.add(node)
+    return constant
+
+
+def _is_pure(node: Node, constant: set[Node]) -> bool:
+    """Whether a call computes the same value each time: no side effect, no random numbers, constants only."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags:
+        return False
+    operands = node.all_input_nodes
+    return bool(operands) and all(operand in constant for operand in operands)
+
+
+def dependencies_of(node: Node) -> list[Node]:
+    """Return the node and all that it depends on, users before producers, so that they can be erased in this order."""
+    seen: set[Node] = set()
+    stack, found = [node], []
+    while stack:
+        current = stack.pop()
+        if current not in seen:
+            seen.add(current)
+            found.append(current)
+            stack.extend(current.all_input_nodes)
+    return sorted(found, reverse=True)
 
 
 class Constants:
@@ -31,6 +65,27 @@ class Constants:
         owner, name = self._owner(str(node.target))
         value = getattr(owner, name)
         assert isinstance(value, torch.Tensor), f"{describe(node)} reads a {type(value).__name__}"
+        return value
+
+    def compute(self, node: Node, values: dict[Node, Any]) -> torch.Tensor:
+        """Return the value of one of `constant_nodes`.
+
+        Args:
+            node: The node.
+            values: Takes the values of what it depends on, and spares computing those that it holds.
+        """
+        for current in reversed(dependencies_of(node)):
+            if current in values:
+                continue
+            if current.op == "get_attr":
+                values[current] = self.read(current).detach()
+            else:
+                args, kwargs = map_arg((current.args, dict(current.kwargs)), values.__getitem__)
+                assert callable(current.target)
+                with torch.no_grad():
+                    values[current] = current.target(*args, **kwargs)
+        value = values.pop(node)
+        assert isinstance(value, torch.Tensor)
         return value
 
     def add(self, target: str, value: torch.Tensor, like: Node | None = None) -> Node:

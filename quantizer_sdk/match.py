@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from quantizer_sdk.operands import argument, tensor_operands
+from quantizer_sdk.operands import argument, is_written, tensor_operands
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["Match", "Refusals", "find_matches"]
+__all__ = ["Match", "Refusals", "find_matches", "is_constant"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -141,13 +141,13 @@ def _operands_fit(match: Match) -> str | None:
         example = value_of(value)
         if isinstance(example, torch.Tensor) and not example.is_floating_point():
             return f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
-        if operand.role is Role.WEIGHT and not _is_constant(value):
-            return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant weight"
+        if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
+            return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
     return None
 
 
-def _is_constant(node: Node) -> bool:
-    """Whether a node depends on stored tensors alone, through calls of one operand such as transpose."""
+def is_constant(node: Node) -> bool:
+    """Whether a node depends on tensors that never change, through calls of one operand such as transpose."""
     while node.op == "call_function" and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
-    return node.op == "get_attr"
+    return node.op == "get_attr" and not is_written(node)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-__all__ = ["argument", "replace_argument", "tensor_operands"]
+__all__ = ["argument", "is_written", "replace_argument", "tensor_operands"]
 
 
 @functools.cache  # one entry an overload in use
@@ -65,3 +65,18 @@ def tensor_operands(node: Node) -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield name, tuple(value)
         else:
             yield name, () if value is None else (value,)
+
+
+def is_written(tensor: Node) -> bool:
+    """Whether an op changes a tensor in place, through views of it too."""
+    for user in tensor.users:
+        if not isinstance(user.target, torch._ops.OpOverload):
+            continue
+        for item in user.target._schema.arguments:
+            if item.alias_info is None:
+                continue
+            value = argument(user, item.name)
+            here = tensor in value if isinstance(value, (list, tuple)) else value is tensor
+            if here and (item.alias_info.is_write or is_written(user)):
+                return True
+    return False

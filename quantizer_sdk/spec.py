@@ -23,6 +23,7 @@ __all__ = [
     "QuantizationAnnotation",
     "QuantizationSpec",
     "QuantizationSpecBase",
+    "RoundedQuantizationSpec",
     "SharedQuantizationSpec",
 ]
 
@@ -140,7 +141,8 @@ class FixedQParamsQuantizationSpec(QuantizationSpecBase):
         _check_scheme(self)
         if self.qscheme in PER_CHANNEL_SCHEMES:
             message = (
-                f"FixedQParamsQuantizationSpec: qscheme is {self.qscheme}, but there is one scale; give a per-tensor scheme"
+                f"FixedQParamsQuantizationSpec: qscheme is {self.qscheme}, but there is one scale; "
+                "give a per-tensor scheme"
             )
             raise InvalidSpecError(message)
         low, high = code_range(self.dtype, self.quant_min, self.quant_max)
@@ -191,6 +193,15 @@ class DerivedQuantizationSpec(QuantizationSpecBase):
         if not self.derived_from:
             message = "DerivedQuantizationSpec: derived_from is empty; name at least one edge or node"
             raise InvalidSpecError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedQuantizationSpec(DerivedQuantizationSpec):
+    """Round a constant to the codes of derived qparams, but store it float.
+
+    For kernels that take a float bias and quantize it themselves: the rounding shows in the converted model already,
+    so that it computes what the kernel computes, and the kernel's own rounding finds nothing left to do.
+    """
 
 
 @dataclass(slots=True)

@@ -6,17 +6,36 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from quantizer_sdk.errors import RuleError
-from quantizer_sdk.spec import PER_CHANNEL_SCHEMES, QuantizationSpec, QuantizationSpecBase
+from quantizer_sdk.spec import (
+    PER_CHANNEL_SCHEMES,
+    DerivedQuantizationSpec,
+    EdgeOrNode,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    RoundedQuantizationSpec,
+)
 
 if TYPE_CHECKING:
     from quantizer_sdk.match import Match
 
-__all__ = ["ACT", "BIAS", "WEIGHT", "Check", "Operand", "QuantizationConfig", "Role", "Row", "Step", "ops"]
+__all__ = [
+    "ACT",
+    "BIAS",
+    "WEIGHT",
+    "Check",
+    "Operand",
+    "ProductBiasSpec",
+    "QuantizationConfig",
+    "Role",
+    "Row",
+    "Step",
+    "ops",
+]
 
 _PER_TENSOR = {
     torch.per_channel_symmetric: torch.per_tensor_symmetric,
@@ -34,6 +53,42 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ProductBiasSpec(QuantizationSpecBase):
+    """In a config's `bias`: the bias of each match gets the product of its activation's and weight's scale.
+
+    Attributes:
+        dtype: The integer type of the kernel's accumulator.
+        keep_float: Whether the converted model stores it as a float tensor of rounded values, for kernels that quantize
+            it themselves; else it is an integer tensor with a dequantize op.
+    """
+
+    dtype: torch.dtype = torch.int32
+    keep_float: bool = False
+
+    def derive(
+        self, activation: EdgeOrNode, weight: EdgeOrNode, weight_spec: QuantizationSpecBase
+    ) -> DerivedQuantizationSpec:
+        """Return the spec for the bias of a match with these points."""
+        per_channel = isinstance(weight_spec, QuantizationSpec) and weight_spec.qscheme in PER_CHANNEL_SCHEMES
+        kind = RoundedQuantizationSpec if self.keep_float else DerivedQuantizationSpec
+        return kind(
+            derived_from=(activation, weight),
+            derive_qparams_fn=product_of_scales,
+            dtype=self.dtype,
+            qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
+            ch_axis=0 if per_channel else None,
+        )
+
+
+def product_of_scales(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the product of the observers' scales, float32, with zero points of 0."""
+    scale = torch.ones(1)
+    for observer in observers:
+        scale = scale * observer.calculate_qparams()[0].detach().to(torch.float32)
+    return scale, torch.zeros_like(scale, dtype=torch.int32)
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizationConfig:
     """The spec of each role; None leaves tensors of that role float. Fields and order are those of PT2E.
 
@@ -41,7 +96,7 @@ class QuantizationConfig:
         input_activation: Spec of activations that an op reads.
         output_activation: Spec of its result.
         weight: Spec of its weight, a constant.
-        bias: Spec of its bias.
+        bias: Spec of its bias, a constant; see `ProductBiasSpec`.
         is_qat: Whether the specs make fake quantizers for training.
     """
 

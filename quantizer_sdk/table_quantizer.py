@@ -11,18 +11,19 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.decision import Decision, decision_of, record
 from quantizer_sdk.errors import RuleError
-from quantizer_sdk.match import Match, Refusals, find_matches
+from quantizer_sdk.match import Match, Refusals, find_matches, is_constant
 from quantizer_sdk.provenance import op_name
 from quantizer_sdk.quantizer import Quantizer
 from quantizer_sdk.report import is_op
 from quantizer_sdk.rules import Rules, overloads_of
 from quantizer_sdk.spec import (
     ANNOTATION_KEY,
+    EdgeOrNode,
     QuantizationAnnotation,
     QuantizationSpecBase,
     SharedQuantizationSpec,
 )
-from quantizer_sdk.table import QuantizationConfig, Row
+from quantizer_sdk.table import ProductBiasSpec, QuantizationConfig, Role, Row
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,17 +148,33 @@ def _annotate(match: Match) -> None:
         inner = None if node is match.output else match.output.name
         _annotation_of(node)
         record(node, Decision(row=match.row.name, fused_into=inner, reason=match.row.remark))
+    points: dict[Role, tuple[EdgeOrNode, QuantizationSpecBase]] = {}
+    biases: list[tuple[Node, Node, ProductBiasSpec]] = []
     for node, _name, operand, value in match.operands():
-        if isinstance(value, Node):
-            spec = operand.spec(match.config)
-            if spec is not None:
-                _annotation_of(node).input_qspec_map[value] = spec
+        spec = operand.spec(match.config)
+        if not isinstance(value, Node) or spec is None:
+            continue
+        if isinstance(spec, ProductBiasSpec):
+            biases.append((node, value, spec))
+            continue
+        _annotation_of(node).input_qspec_map[value] = spec
+        points.setdefault(operand.role, ((value, node), spec))
+    for node, value, template in biases:  # last, for some ops name their bias before the rest
+        if Role.ACT in points and Role.WEIGHT in points:
+            (activation, _), (weight, weight_spec) = points[Role.ACT], points[Role.WEIGHT]
+            _annotation_of(node).input_qspec_map[value] = template.derive(activation, weight, weight_spec)
     _annotation_of(match.output).output_qspec = match.row.output.spec(match.config)
 
 
 def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusals) -> None:
     """Annotate ops that only move codes, where they are tied to a quantized op by any chain of such ops."""
-    match_of = {match.output: match for match in matches}
+    match_of = {}
+    for match in matches:
+        if all(isinstance(value, Node) and is_constant(value) for _node, _name, _operand, value in match.operands()):
+            # Codes of its result would be of the wrong kind for the op that reads them: it has a spec for its weight.
+            refusals.add(match.output, f"{match.row.name}: it moves a constant, which is computed before run time")
+        else:
+            match_of[match.output] = match
     frontier = [node for node in match_of if _touches_quantized(node)]
     reached = set(frontier)
     while frontier:

@@ -17,6 +17,7 @@ from quantizer_sdk.errors import (
     NotPreparedError,
 )
 from quantizer_sdk.observers.create import is_observer
+from quantizer_sdk.operands import is_written
 from quantizer_sdk.provenance import describe
 from quantizer_sdk.qdq import is_dequantize, is_quantize
 from quantizer_sdk.spec import ANNOTATION_KEY
@@ -174,8 +175,9 @@ def _dequantizes_have_one_user(model: GraphModule) -> Iterator[str]:
 
 def _weights_are_folded(model: GraphModule) -> Iterator[str]:
     for node in model.graph.nodes:
-        if is_quantize(node) and isinstance(node.args[0], Node) and node.args[0].op == "get_attr":
-            yield f"{node.name} quantizes the constant {node.args[0].target} at run time"
+        tensor = node.args[0] if is_quantize(node) else None
+        if isinstance(tensor, Node) and tensor.op == "get_attr" and not is_written(tensor):
+            yield f"{node.name} quantizes the constant {tensor.target} at run time"
 
 
 RULES: dict[Stage, tuple[Rule, ...]] = {

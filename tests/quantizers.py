@@ -1,8 +1,9 @@
-"""Small quantizers for tests."""
+"""Small quantizers and models for tests."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from quantizer_sdk import (
     ACT,
@@ -77,3 +78,37 @@ def by_hand(specs):
             )
 
     return ByHand(annotate)
+
+
+class Apply(nn.Module):
+    """Calls a function of itself and its inputs; its submodules, parameters and buffers are given by name."""
+
+    def __init__(self, function, **members):
+        super().__init__()
+        self.function = function
+        for name, member in members.items():
+            if isinstance(member, torch.Tensor) and not isinstance(member, nn.Parameter):
+                self.register_buffer(name, member)
+            else:
+                setattr(self, name, member)
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def randomize_norms(module):
+    """Give every batch norm statistics and parameters that a mistake would show with."""
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if norm.track_running_stats:
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.25, 4)
+            if norm.affine:
+                nn.init.normal_(norm.weight)
+                nn.init.normal_(norm.bias)
+    return module
+
+
+def targets(model):
+    """Return the last words of the ops that a graph calls, in order: "aten.conv2d.default" is "conv2d"."""
+    return [str(node.target).split(".")[1] for node in model.graph.nodes if node.op == "call_function"]

@@ -97,7 +97,7 @@ CONVS = {
     "depthwise": (lambda: nn.Conv2d(8, 8, 3, groups=8, padding=1), (1, 8, 7, 7), "DepthwiseConv2d"),
     "grouped": (lambda: nn.Conv2d(8, 12, 3, groups=4), (1, 8, 7, 7), "Conv2d"),
     "1d": (lambda: nn.Conv1d(6, 9, 3, padding=1), (2, 6, 11), "Conv2d"),
-    "k1": (lambda: nn.Conv2d(1, 1, 1), (1, 1, 4, 4), "Conv2d"),
+    "k1": (lambda: nn.Conv2d(1, 1, 1), (1, 1, 4, 4), "DepthwiseConv2d"),
     "large_k": (lambda: nn.Conv2d(64, 8, 3), (1, 64, 5, 5), "Conv2d"),
 }
 TRANSPOSED = {
@@ -148,11 +148,12 @@ def _cases():
             yield Case(f"linear{suffix}", name, layer(make, *after), (shape,), "FullyConnected")
         yield Case(f"linear{suffix}", "per_tensor", layer(LINEARS["2d"][0], *after), ((4, 19),), "FullyConnected",
                    per_channel=False)
-        yield Case(f"addmm{suffix}", "2d", layer(lambda: AddMM(9, 7), *after), ((4, 9),), "FullyConnected")
         for name, (make, shape, pad, kernel) in PADS.items():
             padded = (lambda make, pad, after: lambda: Apply(
                 lambda m, x: _chain(m.layer(F.pad(x, pad)), after), layer=make()))(make, pad, after)
             yield Case(f"pad_conv{suffix}", name, padded, (shape,), kernel)
+    yield Case("addmm", "2d", layer(lambda: AddMM(9, 7)), ((4, 9),), "FullyConnected")
+    yield Case("addmm", "then_relu", layer(lambda: AddMM(9, 7), F.relu), ((4, 9),), "FullyConnected")
     for name, shapes in {"same": ((2, 3, 4, 4),) * 2, "broadcast": ((2, 3, 4, 4), (1, 3, 1, 1)), "1d": ((40,),) * 2,
                          "scalar_like": ((5, 7), (1,))}.items():
         yield Case("add", name, function(lambda a, b: a + b), shapes, "Add")

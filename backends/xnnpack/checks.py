@@ -12,6 +12,7 @@ from quantizer_sdk import Match, QuantizationSpec, Role
 
 __all__ = [
     "averages_last_two",
+    "bias_is_vector",
     "joins_at_most_five",
     "keeps_codes_int8",
     "one_axis_permuted",
@@ -54,6 +55,12 @@ def scale_one(match: Match) -> str | None:
         if value != 1:
             return f"{name}={value}; the kernel computes with {name}=1"
     return None
+
+
+def bias_is_vector(match: Match) -> str | None:
+    """The bias of addmm has one element an output feature."""
+    rank = _rank(match.argument("self"))
+    return None if rank in (None, 1) else f"a bias of rank {rank}; the kernel takes one element an output feature"
 
 
 def two_real_operands(match: Match) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from quantizer_sdk import QuantizationConfig, QuantizationSpec, RuleError, UnsupportedError
+from quantizer_sdk import ProductBiasSpec, QuantizationConfig, QuantizationSpec, RuleError, UnsupportedError
 from quantizer_sdk.observers import HistogramObserver, MinMaxObserver, ObserverFactory, PerChannelMinMaxObserver
 
 __all__ = ["get_symmetric_quantization_config"]
@@ -66,7 +66,7 @@ def get_symmetric_quantization_config(
         torch.per_channel_symmetric if is_per_channel else torch.per_tensor_symmetric,
         ch_axis=0 if is_per_channel else None,
     )
-    return QuantizationConfig(activation, activation, weight)
+    return QuantizationConfig(activation, activation, weight, ProductBiasSpec(keep_float=True))
 
 
 def _with_eps(observer: ObserverFactory | type, eps: float | None) -> ObserverFactory:

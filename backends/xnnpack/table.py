@@ -70,7 +70,7 @@ ROWS: tuple[Row, ...] = (
     *_gemm("conv_transpose", CONV_TRANSPOSE, checks.transposed_ungrouped),
     *_gemm("conv_transpose_grouped", CONV_TRANSPOSE_GROUPED),
     *_gemm("linear", LINEAR),
-    *_gemm("addmm", ADDMM, checks.scale_one),
+    _own("addmm", ADDMM, checks_=(checks.scale_one, checks.bias_is_vector)),  # with relu fused, it fails to load
     _own("add_relu", ADD, RELU, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("add", ADD, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("sub", SUB, checks_=(checks.scale_one, checks.two_real_operands)),

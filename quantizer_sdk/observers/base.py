@@ -60,6 +60,7 @@ class ObserverBase(nn.Module, ABC):
         eps: Smallest scale to choose; None takes `qparams.default_eps`.
 
     Attributes:
+        scale_floor: Smallest scale by channel, float32 [1] or [channels]; passes set it where kernels need one.
         location: Where in the model this observer sits, in words; the engine sets it and errors quote it.
     """
 
@@ -84,6 +85,7 @@ class ObserverBase(nn.Module, ABC):
         self.is_dynamic = is_dynamic
         self.eps = eps
         self.location = ""
+        self.scale_floor: torch.Tensor | None = None
 
     @classmethod
     def with_args(cls, **arguments: Any) -> ObserverFactory:
@@ -137,7 +139,10 @@ class ObserverBase(nn.Module, ABC):
             symmetric=self.qscheme in _SYMMETRIC,
             eps=self.eps,
         )
-        return scale.reshape(-1), zero_point.reshape(-1)
+        scale = scale.reshape(-1)
+        if self.scale_floor is not None:
+            scale = torch.maximum(scale, self.scale_floor)
+        return scale, zero_point.reshape(-1)
 
     def _min_max(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Smallest and largest value, over all or by channel, in float32; refuses what is not finite."""

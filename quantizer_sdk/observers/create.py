@@ -20,6 +20,7 @@ from quantizer_sdk.spec import (
     FixedQParamsQuantizationSpec,
     QuantizationSpec,
     QuantizationSpecBase,
+    RoundedQuantizationSpec,
 )
 
 __all__ = ["create_observer", "is_observer"]
@@ -49,7 +50,8 @@ def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence
         raise UnsupportedError(message)
     observer: nn.Module
     if isinstance(spec, DerivedQuantizationSpec):
-        observer = DerivedObserver(sources, **_fields(spec, "derived_from"))
+        keep_float = isinstance(spec, RoundedQuantizationSpec)
+        observer = DerivedObserver(sources, **_fields(spec, "derived_from"), keep_float=keep_float)
     elif isinstance(spec, FixedQParamsQuantizationSpec):
         observer = FixedQParamsObserver(**_fields(spec))
     elif isinstance(spec, QuantizationSpec):

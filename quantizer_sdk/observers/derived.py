@@ -19,6 +19,7 @@ class DerivedObserver(ObserverBase):
     Args:
         sources: The observers derived from, in the order of the spec.
         derive_qparams_fn: Takes them, returns (scale, zero_point).
+        keep_float: Whether the constant it watches is rounded to its codes and stored float.
     """
 
     def __init__(
@@ -26,17 +27,25 @@ class DerivedObserver(ObserverBase):
         sources: Sequence[nn.Module],
         derive_qparams_fn: Callable[[list[Any]], tuple[torch.Tensor, torch.Tensor]],
         *args: Any,
+        keep_float: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.keep_float = keep_float
         # Kept out of the module tree: they are submodules of the model already, and one state has one place in it.
-        self.__dict__["sources"] = tuple(sources)
+        self.__dict__["_sources"] = tuple(sources)
         self.derive_qparams_fn = derive_qparams_fn
+
+    @property
+    def sources(self) -> tuple[nn.Module, ...]:
+        """The observers derived from."""
+        found: tuple[nn.Module, ...] = self.__dict__["_sources"]
+        return found
 
     @property
     def calibrated(self) -> bool:
         """Whether every source is."""
-        return all(getattr(source, "calibrated", True) for source in self.__dict__["sources"])
+        return all(getattr(source, "calibrated", True) for source in self.__dict__["_sources"])
 
     def observe(self, x: torch.Tensor) -> None:
         """Do nothing."""
@@ -48,5 +57,5 @@ class DerivedObserver(ObserverBase):
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the derived scale and zero point, float32 and int32, of shape [1] or [channels]."""
-        scale, zero_point = self.derive_qparams_fn(list(self.__dict__["sources"]))
+        scale, zero_point = self.derive_qparams_fn(list(self.__dict__["_sources"]))
         return scale.to(torch.float32).reshape(-1), zero_point.to(torch.int32).reshape(-1)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.constants import Constants
+from quantizer_sdk.constants import Constants, constant_nodes
 from quantizer_sdk.errors import NonFiniteError, UncalibratedError
 from quantizer_sdk.observers.create import is_observer
+from quantizer_sdk.passes.fit_bias import fit_bias
 from quantizer_sdk.provenance import describe, value_of
 from quantizer_sdk.qdq import QParams, emit_dequantize, emit_quantize
 from quantizer_sdk.spec import PER_CHANNEL_SCHEMES
@@ -33,15 +34,19 @@ def observers_to_qdq(model: GraphModule) -> None:
     """
     modules = dict(model.named_modules())
     calls = [node for node in model.graph.nodes if node.op == "call_module" and is_observer(modules[str(node.target)])]
-    constants = Constants(model)
-    _observe_constants(calls, modules, constants)
+    constants, constant = Constants(model), constant_nodes(model.graph)
+    _observe_constants(calls, modules, constants, constant)
     _refuse_uncalibrated(calls, modules)
+    fit_bias(calls, modules, constants, constant)
     chosen = {str(call.target): _choose(modules[str(call.target)], call) for call in calls}
     stored: dict[str, tuple[Node, Node]] = {}
     for call in calls:
         name = str(call.target)
         tensor = call.args[0]
         assert isinstance(tensor, Node)
+        if getattr(modules[name], "keep_float", False) and tensor.op == "get_attr":
+            _round_constant(model, constants, call, tensor, modules[name], chosen[name])
+            continue
         with model.graph.inserting_before(call):
             qparams = _qparams(constants, name, modules[name], chosen[name], tensor, stored)
             _replace(model, call, tensor, qparams)
@@ -49,21 +54,35 @@ def observers_to_qdq(model: GraphModule) -> None:
         delattr(model, name)
 
 
-def _observe_constants(calls: list[Node], modules: dict[str, nn.Module], constants: Constants) -> None:
+def _observe_constants(
+    calls: list[Node], modules: dict[str, nn.Module], constants: Constants, constant: set[Node]
+) -> None:
     """Show weights to observers that have not seen them: they need no calibration data."""
     for call in calls:
         tensor, observer = call.args[0], modules[str(call.target)]
         assert isinstance(tensor, Node)
-        if tensor.op == "get_attr" and not _calibrated(observer):
+        if tensor in constant and not _calibrated(observer):
+            _own_buffers(observer)
             with torch.no_grad():
-                observer(constants.read(tensor))
+                observer(constants.compute(tensor, {}))
+
+
+def _own_buffers(observer: nn.Module) -> None:
+    """Part an observer's buffers from those of the prepared model: other libraries' observers write into them."""
+    for module in observer.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.clone()
 
 
 def _calibrated(observer: nn.Module) -> bool:
-    """Whether an observer has seen data; those of other libraries keep it in `min_val`, empty or infinite till then."""
+    """Whether an observer has seen data.
+
+    Those of other libraries keep it in `min_val`, empty or infinite till then; their fake quantizers hold an observer.
+    """
     known = getattr(observer, "calibrated", None)
     if known is not None:
         return bool(known)
+    observer = getattr(observer, "activation_post_process", observer)
     low = getattr(observer, "min_val", None)
     return low is None or (low.numel() > 0 and bool(torch.isfinite(low).all()))
 
@@ -121,6 +140,30 @@ def _qparams(
         dtype=dtype,
         ch_axis=observer.ch_axis,
     )
+
+
+def _round_constant(
+    model: GraphModule,
+    constants: Constants,
+    call: Node,
+    tensor: Node,
+    observer: Any,
+    chosen: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Replace a constant by its value rounded to the codes, computed in float64 and stored in the same float type."""
+    scale, zero_point = (value.detach().to(torch.float64) for value in chosen)
+    value = constants.read(tensor).detach()
+    if observer.ch_axis is not None:
+        shape = [-1 if axis == observer.ch_axis else 1 for axis in range(value.dim())]
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    codes = torch.clamp(torch.round(value.double() / scale) + zero_point, observer.quant_min, observer.quant_max)
+    target = str(tensor.target)
+    call.args = ()
+    constants.release(tensor)
+    with model.graph.inserting_before(call):
+        rounded = constants.add(target, ((codes - zero_point) * scale).to(value.dtype), like=tensor)
+    call.replace_all_uses_with(rounded)
+    model.graph.erase_node(call)
 
 
 def _replace(model: GraphModule, call: Node, tensor: Node, qparams: QParams) -> None:

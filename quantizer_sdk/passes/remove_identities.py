@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.operands import argument
+from quantizer_sdk.operands import argument, is_written
 
 __all__ = ["remove_identities"]
 
@@ -28,7 +28,7 @@ def remove_identities(model: GraphModule) -> None:
         if (
             node.target in _ALWAYS
             or (node.target in _DROPOUTS and not argument(node, "train"))
-            or (node.target is _COPY and not _is_written(node))
+            or (node.target is _COPY and not _may_change(node))
         ):
             operand = node.args[0]
             assert isinstance(operand, Node)
@@ -36,13 +36,6 @@ def remove_identities(model: GraphModule) -> None:
             model.graph.erase_node(node)
 
 
-def _is_written(tensor: Node) -> bool:
-    """Whether an op changes a tensor in place, through views of it too; what is no op is taken to."""
-    for user in tensor.users:
-        if user.op == "output":
-            continue
-        if not isinstance(user.target, torch._ops.OpOverload) or user.target._schema.is_mutable:
-            return True
-        if any(result.alias_info is not None for result in user.target._schema.returns) and _is_written(user):
-            return True
-    return False
+def _may_change(tensor: Node) -> bool:
+    """Whether the model writes into a tensor, or hands it out, so that its user may."""
+    return is_written(tensor) or any(user.op == "output" for user in tensor.users)

@@ -19,7 +19,7 @@ def dyadic(prepared, zero_point):
     An activation keeps roughly its range, with the given zero point; a weight becomes a multiple of its scale.
     """
     for module in prepared.children():
-        if not hasattr(module, "calculate_qparams"):
+        if not isinstance(module, MinMaxObserver):
             continue
         scale, _ = module.calculate_qparams()
         if module.qscheme in (torch.per_channel_symmetric, torch.per_tensor_symmetric):
@@ -55,10 +55,10 @@ def test_kernel_integers(case, ties, export):
     claimed = [op for op in explain(converted).ops if op.row == case.row]
     assert claimed, explain(converted)
     for seed in range(2):
-        check = check_kernel(converted, BACKEND, [random_codes(shape, seed) for shape in case.shapes])
-        assert check.conforms, check
-        assert check.float_kernels == (), check
-        assert case.kernel in {kernel.name for kernel in check.kernels}, check
+        check = check_kernel(converted, BACKEND, [random_codes(shape, 10 * seed + i) for i, shape in enumerate(case.shapes)])
+        assert check.conforms, str(check)
+        assert check.float_kernels == (), str(check)
+        assert case.kernel in {kernel.name for kernel in check.kernels}, str(check)
         if case.exact:
             assert all(output.kernel.mismatches == output.graph.mismatches == 0 for output in check.outputs), check
 

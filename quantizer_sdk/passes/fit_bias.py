@@ -1,0 +1,58 @@
+"""Keep derived codes, such as those of an int32 bias, from overflowing, by coarser scales of the weights beside them.
+
+Requires a prepared, calibrated graph. Ensures: the codes of every constant with derived qparams are at most half of
+what their type holds, so that the accumulator they start has room for the products too.
+
+A channel that batch norm has scaled to almost nothing has tiny weights and a large bias: the product of the scales is
+then so small that the bias exceeds int32, and kernels wrap around without a word. A coarser weight scale costs such a
+channel nothing that could be seen: its output is its bias.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from quantizer_sdk.constants import Constants
+from quantizer_sdk.errors import UnsupportedError
+from quantizer_sdk.observers import ObserverBase
+from quantizer_sdk.observers.derived import DerivedObserver
+from quantizer_sdk.provenance import describe
+
+__all__ = ["fit_bias"]
+
+
+def fit_bias(calls: list[Node], modules: dict[str, nn.Module], constants: Constants, constant: set[Node]) -> None:
+    """Raise `scale_floor` of weights' observers where a bias would overflow.
+
+    Args:
+        calls: The observer calls of the graph.
+        modules: The model's modules by path.
+        constants: Its tensors.
+        constant: The nodes whose value is the same in every run.
+
+    Raises:
+        UnsupportedError: A bias overflows, and it is not derived from exactly one weight under an observer of ours.
+    """
+    weights = {modules[str(call.target)] for call in calls if call.all_input_nodes[0] in constant}
+    for call in calls:
+        observer, tensor = modules[str(call.target)], call.all_input_nodes[0]
+        if not isinstance(observer, DerivedObserver) or tensor not in constant:
+            continue
+        scale, _ = observer.calculate_qparams()
+        value = constants.compute(tensor, {}).abs().to(torch.float64)
+        largest = value.flatten() if observer.ch_axis is not None else value.max().reshape(1)
+        excess = largest / (scale.to(torch.float64) * (observer.quant_max // 2))
+        if not bool((excess > 1).any()):
+            continue
+        sources = [source for source in observer.sources if source in weights]
+        if len(sources) != 1 or not isinstance(sources[0], ObserverBase):
+            message = (
+                f"{describe(tensor)} holds {float(largest.max()):.3g}, which does not fit the codes that its derived "
+                f"scale {float(scale.min()):.3g} gives; its qparams must derive from one weight with an observer of "
+                "quantizer_sdk, whose scale can then be made coarser"
+            )
+            raise UnsupportedError(message)
+        current, _ = sources[0].calculate_qparams()
+        sources[0].scale_floor = (current.to(torch.float64) * excess.clamp(min=1)).to(torch.float32)
