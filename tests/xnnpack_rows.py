@@ -146,22 +146,35 @@ def _cases():
             yield Case(f"conv_transpose_grouped{suffix}", name, layer(make, *after), (shape,), "ConvTranspose2d")
         for name, (make, shape) in LINEARS.items():
             yield Case(f"linear{suffix}", name, layer(make, *after), (shape,), "FullyConnected")
-        yield Case(f"linear{suffix}", "per_tensor", layer(LINEARS["2d"][0], *after), ((4, 19),), "FullyConnected",
-                   per_channel=False)
+        yield Case(
+            f"linear{suffix}",
+            "per_tensor",
+            layer(LINEARS["2d"][0], *after),
+            ((4, 19),),
+            "FullyConnected",
+            per_channel=False,
+        )
         for name, (make, shape, pad, kernel) in PADS.items():
-            padded = (lambda make, pad, after: lambda: Apply(
-                lambda m, x: _chain(m.layer(F.pad(x, pad)), after), layer=make()))(make, pad, after)
+            padded = (
+                lambda make, pad, after: lambda: Apply(lambda m, x: _chain(m.layer(F.pad(x, pad)), after), layer=make())
+            )(make, pad, after)
             yield Case(f"pad_conv{suffix}", name, padded, (shape,), kernel)
     yield Case("addmm", "2d", layer(lambda: AddMM(9, 7)), ((4, 9),), "FullyConnected")
-    yield Case("addmm", "then_relu", layer(lambda: AddMM(9, 7), F.relu), ((4, 9),), "FullyConnected")
-    for name, shapes in {"same": ((2, 3, 4, 4),) * 2, "broadcast": ((2, 3, 4, 4), (1, 3, 1, 1)), "1d": ((40,),) * 2,
-                         "scalar_like": ((5, 7), (1,))}.items():
+    for name, shapes in {
+        "same": ((2, 3, 4, 4),) * 2,
+        "broadcast": ((2, 3, 4, 4), (1, 3, 1, 1)),
+        "1d": ((40,),) * 2,
+        "scalar_like": ((5, 7), (1,)),
+    }.items():
         yield Case("add", name, function(lambda a, b: a + b), shapes, "Add")
         yield Case("add_relu", name, function(lambda a, b: F.relu(a + b)), shapes, "Add")
         yield Case("sub", name, function(lambda a, b: a - b), shapes, "Subtract")
         yield Case("mul", name, function(lambda a, b: a * b), shapes, "Multiply")
-    for row, run, kernel in (("add", lambda a, b: a + b, "Add"), ("sub", lambda a, b: b - a, "Subtract"),
-                             ("mul", lambda a, b: a * b, "Multiply")):
+    for row, run, kernel in (
+        ("add", lambda a, b: a + b, "Add"),
+        ("sub", lambda a, b: b - a, "Subtract"),
+        ("mul", lambda a, b: a * b, "Multiply"),
+    ):
         yield Case(row, "parameter", (lambda run: lambda: WithTensor(run, 3, 1, 1))(run), ((2, 3, 4, 4),), kernel)
     yield Case("mul", "self", function(lambda a: a * a), ((3, 9),), "Multiply")
     yield Case("add", "self", function(lambda a: a + a), ((3, 9),), "Add")
@@ -175,12 +188,18 @@ def _cases():
         yield Case("relu6", f"functional-{name}", function(F.relu6), (shape,), "Clamp")
         yield Case("clamp", name, function(lambda x: x.clamp(-1.0, 1.5)), (shape,), "Clamp")
     for name, (size, stride, padding) in {"2x2": (2, 2, 0), "3x3s2": (3, 2, 1)}.items():
-        yield Case("max_pool", name, after_relu(
-            (lambda *a: lambda x: F.max_pool2d(x, *a))(size, stride, padding)), ((1, 3, 9, 9),), "MaxPooling2d",
-            exact=True)
+        yield Case(
+            "max_pool",
+            name,
+            after_relu((lambda *a: lambda x: F.max_pool2d(x, *a))(size, stride, padding)),
+            ((1, 3, 9, 9),),
+            "MaxPooling2d",
+            exact=True,
+        )
     for name, (shapes, axis) in {"two": (((1, 3, 4, 4), (1, 5, 4, 4)), 1), "five": (((2, 3),) * 5, 0)}.items():
-        yield Case("cat", name, after_relu((lambda d: lambda *xs: torch.cat(xs, d))(axis)), shapes,
-                   "Concatenate", exact=True)
+        yield Case(
+            "cat", name, after_relu((lambda d: lambda *xs: torch.cat(xs, d))(axis)), shapes, "Concatenate", exact=True
+        )
     for name, run in {"front": lambda x: x[:, :2], "back": lambda x: x[:, :, 1:-1]}.items():
         yield Case("slice", name, after_relu(run), ((2, 5, 6),), "StaticSlice", exact=True)
     for name, (run, shape, kernel) in MOVES.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -176,18 +177,23 @@ class _Bench:
         with self.clock("run the float model"):
             self._reference = self._eager(module)
         draft = self._draft(FLOAT, module, self._reference)
-        return {**draft, "sqnr_graph": None, "noise": None, "coverage": None, "layers": ()}
+        return {**draft, "sqnr_graph": None, "noise": None, "noise_floor": None, "coverage": None, "layers": ()}
 
     def quantized_draft(self, name: str, converted: GraphModule) -> dict[str, Any]:
         """Lower and measure a converted model: every figure of its column but latency."""
         with self.clock(f"run the q/dq graph of {name}"):
             logits = self._eager(converted)
+        floor = None
+        if name == OURS:  # a peer's graph is not ours to question, and may take minutes this way
+            with self.clock(f"run the q/dq graph of {name} on other float kernels"):
+                floor = noise_percent(self._reference, logits, self._eager_without_onednn(converted))
         with self.clock(f"compare the layers of {name}"):
             layers = layer_sqnr(self.float_module(), converted, _split(self.data.images[:_LAYER_IMAGES], 1))
         draft = self._draft(name, converted, logits)
         return {
             **draft,
             "sqnr_graph": sqnr_db(self._reference, logits),
+            "noise_floor": floor,
             "coverage": _coverage(converted),
             "layers": layers,
         }
@@ -233,6 +239,13 @@ class _Bench:
     def _eager(self, module: GraphModule) -> torch.Tensor:
         """Run a graph on all images in PyTorch."""
         return torch.cat([module(batch) for batch in self._batches])
+
+    def _eager_without_onednn(self, module: GraphModule) -> torch.Tensor:
+        """Run a graph on PyTorch's own float kernels, which sum in another order than oneDNN's."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
+            with torch.backends.mkldnn.flags(enabled=False):
+                return self._eager(module)
 
 
 def _batch_range(program: ExportedProgram) -> tuple[int, int]:

@@ -86,7 +86,8 @@ def _sections(result: DemoResult) -> list[list[Row]]:
         [
             ("SQNR float → graph", lambda c: _decibels(c.sqnr_graph)),
             ("SQNR graph → kernel", lambda c: _decibels(c.sqnr_kernel)),
-            ("  kernel / graph noise", lambda c: _NOT_APPLICABLE if c.noise is None else f"{c.noise:.3g} %"),
+            ("  kernel / graph noise", lambda c: _percent(c.noise)),
+            ("  the graph's own noise floor", lambda c: _percent(c.noise_floor)),
         ],
         [
             ("ops quantized", lambda c: _covered(c, lambda coverage: coverage.quantized)),
@@ -115,6 +116,7 @@ def _notes(result: DemoResult) -> list[str]:
     """Return what the figures need explained: every op left float with its reason, what was not delegated."""
     notes = [
         "SQNR: of the logits, over all images. Kernel / graph noise: power of graph → kernel over float → graph.",
+        "Noise floor: the same for the graph against itself on other float kernels (oneDNN off).",
         f"Latency: median of {result.repeats} rounds, the programs run in turn.",
     ]
     for column in result.columns:
@@ -162,7 +164,11 @@ def _column(fields: dict[str, Any]) -> Column:
     if coverage is not None:
         left = tuple(FloatOp(**op) for op in coverage["left_float"])
         coverage = Coverage(**{**coverage, "left_float": left})
-    numbers = {name: _number(fields[name]) for name in ("sqnr_graph", "sqnr_kernel", "noise")}
+    numbers = {name: _number(fields[name]) for name in ("sqnr_graph", "sqnr_kernel", "noise", "noise_floor")}
     layers = tuple(Layer(**{**layer, "sqnr": _number(layer["sqnr"])}) for layer in fields["layers"])
     rest = {"coverage": coverage, "layers": layers, "non_delegated": tuple(fields["non_delegated"])}
     return Column(**{**fields, **numbers, **rest})
+
+
+def _percent(value: float | None) -> str:
+    return _NOT_APPLICABLE if value is None else f"{value:.3g} %"

@@ -25,8 +25,9 @@ def dyadic(prepared, zero_point):
         if module.qscheme in (torch.per_channel_symmetric, torch.per_tensor_symmetric):
             power = 2.0 ** torch.ceil(torch.log2(scale))
             largest = power * (module.quant_max - module.quant_min) / 2
-            module.min_val, module.max_val = -largest.reshape(module.max_val.shape), largest.reshape(
-                module.max_val.shape
+            module.min_val, module.max_val = (
+                -largest.reshape(module.max_val.shape),
+                largest.reshape(module.max_val.shape),
             )
         else:
             power = 2.0 ** torch.round(torch.log2(scale[0]))
@@ -37,9 +38,7 @@ def dyadic(prepared, zero_point):
 def prepared_case(case, export):
     module = case.make()
     inputs = [torch.randn(shape) * 2 for shape in case.shapes]
-    config = get_symmetric_quantization_config(
-        is_per_channel=case.per_channel, activation_observer=MinMaxObserver
-    )
+    config = get_symmetric_quantization_config(is_per_channel=case.per_channel, activation_observer=MinMaxObserver)
     prepared = prepare_pt2e(export(module, *inputs), BACKEND.quantizer(config=config))
     calibrate(prepared, [tuple(inputs)])
     return prepared
@@ -55,7 +54,9 @@ def test_kernel_integers(case, ties, export):
     claimed = [op for op in explain(converted).ops if op.row == case.row]
     assert claimed, explain(converted)
     for seed in range(2):
-        check = check_kernel(converted, BACKEND, [random_codes(shape, 10 * seed + i) for i, shape in enumerate(case.shapes)])
+        check = check_kernel(
+            converted, BACKEND, [random_codes(shape, 10 * seed + i) for i, shape in enumerate(case.shapes)]
+        )
         assert check.conforms, str(check)
         assert check.float_kernels == (), str(check)
         assert case.kernel in {kernel.name for kernel in check.kernels}, str(check)
