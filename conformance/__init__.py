@@ -2,7 +2,7 @@
 
 from quantizer_sdk.conformance.bounds import Family, Traced
 from quantizer_sdk.conformance.exact import ExactValue, Term
-from quantizer_sdk.conformance.kernel_check import KernelCheck, OutputCheck, check_kernel, random_codes
+from quantizer_sdk.conformance.kernel_check import KernelCheck, KernelProbe, OutputCheck, check_kernel, random_codes
 from quantizer_sdk.conformance.oracle import OracleResult, Site, run_oracle
 from quantizer_sdk.conformance.ties import (
     TieCase,
@@ -20,6 +20,7 @@ __all__ = [
     "ExactValue",
     "Family",
     "KernelCheck",
+    "KernelProbe",
     "OracleResult",
     "OutputCheck",
     "Requantized",

@@ -55,7 +55,8 @@ class Traced:
     Attributes:
         exact: The exact value.
         error: float64 bound on |float32 value - exact value|, elementwise.
-        grain: g if all elements are multiples of 2^g and float32 holds each exactly; None once anything may round.
+        grain: g if every element is a multiple of 2^g in exact and in float32 arithmetic, since rounding a multiple of
+            2^g to float32 gives another; None if there is no such g.
         family: Which kernel can compute it.
         stray: Number of scales in it that are no float32 numbers, each of which a runtime rounds first.
     """
@@ -84,7 +85,7 @@ class Traced:
         stray = int(not all(_is_float32(s) for s in term.scales))
         grain = min(_grain(s) for s in term.scales) if all(_is_power(s) for s in term.scales) else None
         error = _rounding(exact.approximate(), 1 + stray + wide, grain)
-        return cls(exact=exact, error=error, grain=_kept(grain, error), family=Family.MOVE, stray=stray)
+        return cls(exact=exact, error=error, grain=grain, family=Family.MOVE, stray=stray)
 
     @classmethod
     def constant(cls, number: Tensor | float) -> Traced:
@@ -102,7 +103,7 @@ class Traced:
             exact = ExactValue.from_rational(Fraction(number))
             error = torch.tensor(_conversion_error(Fraction(number)), dtype=torch.float64)
         grain = min(_grain(scale) for scale in exact.terms[0].scales)
-        return cls(exact=exact, error=error, grain=_kept(grain, error), family=Family.CONSTANT)
+        return cls(exact=exact, error=error, grain=grain, family=Family.CONSTANT)
 
     def move(self, function: Callable[[Tensor], Tensor]) -> Traced:
         """Trace a rearrangement, which neither rounds nor mixes elements."""
@@ -141,7 +142,7 @@ class Traced:
         ends = [end for end in (low, high) if end is not None]
         error = torch.where(held, 0.0, self.error).clamp(min=max(map(_conversion_error, ends), default=0.0))
         grain = None if self.grain is None else min([self.grain, *(_grain(end) for end in ends if end)])
-        return replace(self, exact=self.exact.clamp(low, high), error=error, grain=_kept(grain, error))
+        return replace(self, exact=self.exact.clamp(low, high), error=error, grain=grain)
 
     def add(self, other: Traced, sign: int = 1) -> Traced:
         """Trace a sum or difference: the operands' errors, then one rounding of the result."""
@@ -184,8 +185,8 @@ class Traced:
         """Trace a convolution, linear or matrix product with its bias; `placement` as `ExactValue.contract` takes it.
 
         A sum of K products rounds each product at most K times, in any order and with or without fused
-        multiply-add; a bias is one more summand. With |x̂| and |ŵ| both off by u, which is what a float32 scale
-        costs, quantize's two roundings in the end make this (K + 3)·u·(Σ|x̂ŵ| + |b|) / sy + 2u·|r|.
+        multiply-add; a bias is one more summand. With x̂ and ŵ off by u each, which is what float32 scales cost, and
+        quantize's two roundings this makes ((K + 1)·(Σ|x̂ŵ| + |b|) + 2·Σ|x̂ŵ|)·u / sy + 2u·|r|.
         """
         exact = self.exact.contract(weight.exact, kernel, **placement)
         x, w = self.exact.approximate().abs(), weight.exact.approximate().abs()
@@ -291,18 +292,13 @@ class Traced:
         parts = (self, *others)
         known = family if all(part.family is Family.MOVE for part in parts) else Family.MIXED
         stray = sum(part.stray for part in parts)
-        return Traced(exact=exact, error=error, grain=_kept(grain, error), family=known, stray=stray)
+        return Traced(exact=exact, error=error, grain=grain, family=known, stray=stray)
 
 
 def _rounding(magnitude: Tensor, operations: Tensor | int, grain: int | None) -> Tensor:
     """Bound the rounding of so many operations whose results stay within a magnitude and are multiples of 2^grain."""
     error = gamma(operations) * magnitude.abs()
     return error if grain is None else torch.where(magnitude.abs() <= math.ldexp(1.0, 24 + grain), 0.0, error)
-
-
-def _kept(grain: int | None, error: Tensor) -> int | None:
-    """Return the grain while nothing has rounded."""
-    return None if error.any() else grain
 
 
 def _grain(number: Fraction) -> int:

@@ -12,11 +12,11 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from quantizer_sdk import Backend
 from quantizer_sdk.backend import Kernel
-from quantizer_sdk.conformance.oracle import OracleResult, run_oracle
+from quantizer_sdk.conformance.oracle import OracleResult, Site, run_oracle
 from quantizer_sdk.conformance.verdict import Verdict, judge
 from quantizer_sdk.errors import GraphError
 
-__all__ = ["KernelCheck", "OutputCheck", "check_kernel", "random_codes"]
+__all__ = ["KernelCheck", "KernelProbe", "OutputCheck", "check_kernel", "random_codes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,41 +79,62 @@ class KernelCheck:
         return "\n".join([*map(str, self.outputs), f"kernels: {names}"])
 
 
-def check_kernel(model: GraphModule, backend: Backend, integer_inputs: Sequence[Tensor]) -> KernelCheck:
-    """Lower a converted graph to take and return integers, run it, and judge what comes out.
+class KernelProbe:
+    """A converted graph, lowered once to take and return integers, and judged on any number of inputs.
 
     Args:
         model: A converted graph in which every input feeds a per-tensor quantize and every output is a dequantize.
         backend: Lowers and runs.
-        integer_inputs: The codes for each input, int8, in order.
+        shapes: The shape of every input.
 
     Raises:
-        LoweringError: The backend refuses the graph, or its program returns something else than integers.
-        UnsupportedError: The oracle has no exact form of an op.
+        LoweringError: The backend refuses the graph.
     """
-    floats = [_dequantized(node, codes) for node, codes in zip(_input_quantizes(model), integer_inputs, strict=True)]
-    oracle = run_oracle(model, integer_inputs)
-    executable = backend.lower(model, floats, integer_io=True)
-    actual = executable.run(*integer_inputs)
-    eager = _quantized_outputs(model, floats)
-    outputs = []
-    for site, kernel_codes, graph_codes in zip(oracle.outputs, actual, eager, strict=True):
-        if kernel_codes.is_floating_point():
-            message = f"the program returns {kernel_codes.dtype} for {site.node}; its codes stay hidden"
-            raise GraphError(message)
-        difference = (kernel_codes.to(torch.int64) - graph_codes.to(torch.int64)).abs()
-        graph = judge(graph_codes, site.requantized, site.graph_delta)
-        kernel = judge(kernel_codes, site.requantized, site.kernel_delta)
-        outputs.append(
-            OutputCheck(
-                graph=graph,
-                kernel=kernel,
-                differing=int((difference > 0).sum()),
-                max_lsb=int(difference.max()) if difference.numel() else 0,
-                near_tie=max(graph.near_tie, kernel.near_tie),
-            )
-        )
-    return KernelCheck(outputs=tuple(outputs), kernels=executable.kernels(), oracle=oracle)
+
+    def __init__(self, model: GraphModule, backend: Backend, shapes: Sequence[Sequence[int]]) -> None:
+        self._model = model
+        self._quantizes = _input_quantizes(model)
+        examples = [torch.zeros(tuple(shape)) for shape in shapes]
+        self._executable = backend.lower(model, examples, integer_io=True)
+
+    def check(self, integer_inputs: Sequence[Tensor]) -> KernelCheck:
+        """Run kernel, q/dq graph and oracle on the same codes.
+
+        Args:
+            integer_inputs: int8 codes for each input, in order.
+
+        Raises:
+            GraphError: The program returns something else than integers.
+            LoweringError: It fails to load or run.
+            UnsupportedError: The oracle has no exact form of an op.
+        """
+        pairs = zip(self._quantizes, integer_inputs, strict=True)
+        eager = _quantized_outputs(self._model, [_dequantized(node, codes) for node, codes in pairs])
+        oracle = run_oracle(self._model, integer_inputs)
+        actual = self._executable.run(*integer_inputs)
+        outputs = tuple(_compare(*three) for three in zip(oracle.outputs, actual, eager, strict=True))
+        return KernelCheck(outputs=outputs, kernels=self._executable.kernels(), oracle=oracle)
+
+
+def check_kernel(model: GraphModule, backend: Backend, integer_inputs: Sequence[Tensor]) -> KernelCheck:
+    """Judge one converted graph on one input; see `KernelProbe`."""
+    return KernelProbe(model, backend, [codes.shape for codes in integer_inputs]).check(integer_inputs)
+
+
+def _compare(site: Site, kernel_codes: Tensor, graph_codes: Tensor) -> OutputCheck:
+    if kernel_codes.is_floating_point():
+        message = f"the program returns {kernel_codes.dtype} for {site.node}; its codes stay hidden"
+        raise GraphError(message)
+    difference = (kernel_codes.to(torch.int64) - graph_codes.to(torch.int64)).abs()
+    graph = judge(graph_codes, site.requantized, site.graph_delta)
+    kernel = judge(kernel_codes, site.requantized, site.kernel_delta)
+    return OutputCheck(
+        graph=graph,
+        kernel=kernel,
+        differing=int((difference > 0).sum()),
+        max_lsb=int(difference.max()) if difference.numel() else 0,
+        near_tie=max(graph.near_tie, kernel.near_tie),
+    )
 
 
 def random_codes(shape: Sequence[int], seed: int) -> Tensor:
@@ -133,7 +154,7 @@ def _input_quantizes(model: GraphModule) -> list[Node]:
 def _dequantized(quantize: Node, codes: Tensor) -> Tensor:
     """Return the float input that this quantize node turns into these codes."""
     operands: tuple[Any, ...] = quantize.args[1:]
-    real = torch.ops.quantized_decomposed.dequantize_per_tensor.default(codes, *operands)
+    real: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor.default(codes, *operands)
     back = torch.ops.quantized_decomposed.quantize_per_tensor.default(real, *operands)
     assert torch.equal(back, codes), "quantizing a dequantized code gave another one"
     return real

@@ -221,11 +221,9 @@ def judge(actual: Tensor, requantized: Requantized, delta: Tensor | float) -> Ve
     low, high = requantized.quant_min, requantized.quant_max
     error = actual - expected
 
-    # Distance of r from the interval that rounds to the actual code; the end codes' intervals reach to infinity.
-    offset = requantized.r - (actual - requantized.zero_point)
-    below = torch.where(actual == low, 0.0, -offset - 0.5)
-    above = torch.where(actual == high, 0.0, offset - 0.5)
-    distance = torch.maximum(below, above).clamp(min=0.0)
+    # Distance of r from the interval that rounds to the actual code. The end codes' intervals reach further, but there
+    # the expected code is the same.
+    distance = ((requantized.r - (actual - requantized.zero_point)).abs() - 0.5).clamp(min=0.0)
     distance = torch.where(distance < float(_HALF), requantized.half_distance, distance)  # the same, but exact
     within = (delta > 0) & (distance <= delta) & (actual >= low) & (actual <= high)
     outside = (error != 0) & ~within

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
 
 
 class Apply(nn.Module):
@@ -60,6 +60,22 @@ def after_relu(function, *inputs):
     return lambda: Apply(lambda m, *xs: function(*[F.relu(x) for x in xs]))
 
 
+def padded_layer(module, pad, *after):
+    return lambda: Apply(lambda m, x: _chain(m.layer(F.pad(x, pad)), after), layer=module())
+
+
+def max_pool(*arguments):
+    return after_relu(lambda x: F.max_pool2d(x, *arguments))
+
+
+def cat(axis):
+    return after_relu(lambda *xs: torch.cat(xs, axis))
+
+
+def with_parameter(run, *shape):
+    return lambda: WithTensor(run, *shape)
+
+
 def function(run):
     return lambda: Apply(lambda m, *xs: run(*xs))
 
@@ -97,7 +113,7 @@ CONVS = {
     "depthwise": (lambda: nn.Conv2d(8, 8, 3, groups=8, padding=1), (1, 8, 7, 7), "DepthwiseConv2d"),
     "grouped": (lambda: nn.Conv2d(8, 12, 3, groups=4), (1, 8, 7, 7), "Conv2d"),
     "1d": (lambda: nn.Conv1d(6, 9, 3, padding=1), (2, 6, 11), "Conv2d"),
-    "k1": (lambda: nn.Conv2d(1, 1, 1), (1, 1, 4, 4), "DepthwiseConv2d"),
+    "k1": (lambda: nn.Conv2d(1, 1, 1), (1, 1, 12, 12), "DepthwiseConv2d"),
     "large_k": (lambda: nn.Conv2d(64, 8, 3), (1, 64, 5, 5), "Conv2d"),
 }
 TRANSPOSED = {
@@ -130,54 +146,45 @@ MOVES = {
 }
 
 
-def _cases():
-    for suffix, after in ACTIVATIONS.items():
-        for name, (make, shape, kernel) in CONVS.items():
-            for per_channel in (True, False):
-                if suffix and name not in {"3x3", "depthwise", "1d", "large_k"}:
-                    continue
-                granularity = "" if per_channel else "-per_tensor"
-                yield Case(
-                    f"conv{suffix}", name + granularity, layer(make, *after), (shape,), kernel, per_channel=per_channel
-                )
-        for name, (make, shape) in TRANSPOSED.items():
-            yield Case(f"conv_transpose{suffix}", name, layer(make, *after), (shape,), "ConvTranspose2d")
-        for name, (make, shape) in GROUPED_TRANSPOSED.items():
-            yield Case(f"conv_transpose_grouped{suffix}", name, layer(make, *after), (shape,), "ConvTranspose2d")
-        for name, (make, shape) in LINEARS.items():
-            yield Case(f"linear{suffix}", name, layer(make, *after), (shape,), "FullyConnected")
-        yield Case(
-            f"linear{suffix}",
-            "per_tensor",
-            layer(LINEARS["2d"][0], *after),
-            ((4, 19),),
-            "FullyConnected",
-            per_channel=False,
-        )
-        for name, (make, shape, pad, kernel) in PADS.items():
-            padded = (
-                lambda make, pad, after: lambda: Apply(lambda m, x: _chain(m.layer(F.pad(x, pad)), after), layer=make())
-            )(make, pad, after)
-            yield Case(f"pad_conv{suffix}", name, padded, (shape,), kernel)
-    yield Case("addmm", "2d", layer(lambda: AddMM(9, 7)), ((4, 9),), "FullyConnected")
+def _gemms(suffix, after):
+    for name, (make, shape, kernel) in CONVS.items():
+        if suffix and name not in {"3x3", "depthwise", "1d", "large_k"}:
+            continue
+        for per_channel in (True, False):
+            id_ = name if per_channel else f"{name}-per_tensor"
+            yield Case(f"conv{suffix}", id_, layer(make, *after), (shape,), kernel, per_channel=per_channel)
+    for name, (make, shape) in TRANSPOSED.items():
+        yield Case(f"conv_transpose{suffix}", name, layer(make, *after), (shape,), "ConvTranspose2d")
+    for name, (make, shape) in GROUPED_TRANSPOSED.items():
+        yield Case(f"conv_transpose_grouped{suffix}", name, layer(make, *after), (shape,), "ConvTranspose2d")
+    for name, (make, shape) in LINEARS.items():
+        yield Case(f"linear{suffix}", name, layer(make, *after), (shape,), "FullyConnected")
+    make, shape = LINEARS["2d"]
+    yield Case(f"linear{suffix}", "per_tensor", layer(make, *after), (shape,), "FullyConnected", per_channel=False)
+    for name, (make, shape, pad, kernel) in PADS.items():
+        yield Case(f"pad_conv{suffix}", name, padded_layer(make, pad, *after), (shape,), kernel)
+
+
+def _binaries():
     for name, shapes in {
         "same": ((2, 3, 4, 4),) * 2,
         "broadcast": ((2, 3, 4, 4), (1, 3, 1, 1)),
         "1d": ((40,),) * 2,
-        "scalar_like": ((5, 7), (1,)),
+        "one_element": ((5, 7), (1,)),
     }.items():
         yield Case("add", name, function(lambda a, b: a + b), shapes, "Add")
         yield Case("add_relu", name, function(lambda a, b: F.relu(a + b)), shapes, "Add")
         yield Case("sub", name, function(lambda a, b: a - b), shapes, "Subtract")
         yield Case("mul", name, function(lambda a, b: a * b), shapes, "Multiply")
-    for row, run, kernel in (
-        ("add", lambda a, b: a + b, "Add"),
-        ("sub", lambda a, b: b - a, "Subtract"),
-        ("mul", lambda a, b: a * b, "Multiply"),
-    ):
-        yield Case(row, "parameter", (lambda run: lambda: WithTensor(run, 3, 1, 1))(run), ((2, 3, 4, 4),), kernel)
+    shape = ((2, 3, 4, 4),)
+    yield Case("add", "parameter", with_parameter(lambda a, b: a + b, 3, 1, 1), shape, "Add")
+    yield Case("sub", "parameter", with_parameter(lambda a, b: b - a, 3, 1, 1), shape, "Subtract")
+    yield Case("mul", "parameter", with_parameter(lambda a, b: a * b, 3, 1, 1), shape, "Multiply")
     yield Case("mul", "self", function(lambda a: a * a), ((3, 9),), "Multiply")
     yield Case("add", "self", function(lambda a: a + a), ((3, 9),), "Add")
+
+
+def _unaries():
     for name, shape in {"7x7": (2, 5, 7, 7), "4x4": (1, 8, 4, 4), "1x1": (1, 3, 1, 1)}.items():
         yield Case("mean", name, function(lambda x: x.mean((2, 3), keepdim=True)), (shape,), "GlobalAvgPooling2d")
         yield Case("mean", f"dropped-{name}", function(lambda x: x.mean((-1, -2))), (shape,), "GlobalAvgPooling2d")
@@ -187,19 +194,13 @@ def _cases():
         yield Case("relu6", name, function(relu6), (shape,), "Clamp")
         yield Case("relu6", f"functional-{name}", function(F.relu6), (shape,), "Clamp")
         yield Case("clamp", name, function(lambda x: x.clamp(-1.0, 1.5)), (shape,), "Clamp")
-    for name, (size, stride, padding) in {"2x2": (2, 2, 0), "3x3s2": (3, 2, 1)}.items():
-        yield Case(
-            "max_pool",
-            name,
-            after_relu((lambda *a: lambda x: F.max_pool2d(x, *a))(size, stride, padding)),
-            ((1, 3, 9, 9),),
-            "MaxPooling2d",
-            exact=True,
-        )
-    for name, (shapes, axis) in {"two": (((1, 3, 4, 4), (1, 5, 4, 4)), 1), "five": (((2, 3),) * 5, 0)}.items():
-        yield Case(
-            "cat", name, after_relu((lambda d: lambda *xs: torch.cat(xs, d))(axis)), shapes, "Concatenate", exact=True
-        )
+
+
+def _movers():
+    for name, arguments in {"2x2": (2, 2, 0), "3x3s2": (3, 2, 1)}.items():
+        yield Case("max_pool", name, max_pool(*arguments), ((1, 3, 9, 9),), "MaxPooling2d", exact=True)
+    yield Case("cat", "two", cat(1), ((1, 3, 4, 4), (1, 5, 4, 4)), "Concatenate", exact=True)
+    yield Case("cat", "five", cat(0), ((2, 3),) * 5, "Concatenate", exact=True)
     for name, run in {"front": lambda x: x[:, :2], "back": lambda x: x[:, :, 1:-1]}.items():
         yield Case("slice", name, after_relu(run), ((2, 5, 6),), "StaticSlice", exact=True)
     for name, (run, shape, kernel) in MOVES.items():
@@ -212,4 +213,10 @@ def _chain(x, after):
     return x
 
 
-CASES = tuple(_cases())
+CASES = (
+    *(case for suffix, after in ACTIVATIONS.items() for case in _gemms(suffix, after)),
+    Case("addmm", "2d", layer(lambda: AddMM(9, 7)), ((4, 9),), "FullyConnected"),
+    *_binaries(),
+    *_unaries(),
+    *_movers(),
+)

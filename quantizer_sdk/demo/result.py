@@ -73,8 +73,8 @@ class Column:
         sqnr_graph: dB of the logits, float model → q/dq graph; None for the float program.
         sqnr_kernel: dB of the logits, graph → program.
         noise: Noise graph → program as a percentage of the noise float → graph; None for the float program.
-        noise_floor: The same for the graph against itself on PyTorch's other float kernels: how far two right evaluations
-            of one q/dq graph lie apart, since a sum rounded otherwise flips a code here and there. None where not measured.
+        noise_floor: The same for the graph against itself on PyTorch's other float kernels, or None: how far two right
+            evaluations of one q/dq graph lie apart, since a sum rounded otherwise flips a code here and there.
         coverage: What `explain` says of the graph; None for the float program.
         subgraphs: Delegated subgraphs.
         delegated: Nodes inside them.

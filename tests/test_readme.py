@@ -1,0 +1,40 @@
+"""The README's Python is what it says: it runs, it is as long as promised, and prints what its comments claim."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+QUICKSTART, OWN_QUANTIZER = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def lines_of_code(snippet):
+    return [line for line in snippet.splitlines() if line.strip()]
+
+
+def test_quickstart_runs_and_its_kernels_are_integer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(QUICKSTART, "README quickstart", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "0 float" in printed
+    assert "'Conv2d'" in printed
+    assert names["logits"].shape == (2, 4)
+    assert (tmp_path / "model.pte").stat().st_size > 0
+    assert len(lines_of_code(QUICKSTART)) <= 25
+
+
+def test_own_quantizer_runs_and_explains(capsys):
+    exec(compile(OWN_QUANTIZER, "README own quantizer", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    assert "groups=8, the NPU supports 1" in printed
+    assert re.search(r"max_pool2d\s+shared", printed)
+    assert re.search(r"relu\s+quantized", printed)
+    assert re.search(r"elu\s+float\s+aten\.elu\.default: no row for aten\.elu\.default", printed)
+    assert len(lines_of_code(OWN_QUANTIZER)) <= 40
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\(([^)]+)\)", README))
+def test_links_lead_somewhere(name):
+    assert (Path(__file__).parent.parent / name).exists(), name
