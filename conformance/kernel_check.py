@@ -138,11 +138,12 @@ def _compare(site: Site, kernel_codes: Tensor, graph_codes: Tensor) -> OutputChe
 
 
 def random_codes(shape: Sequence[int], seed: int) -> Tensor:
-    """Return int8 codes over the full range, both ends among the first, shape as given."""
+    """Return int8 codes over the full range; where there are more than three, both ends and 0 are among them."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(-128, 128, tuple(shape), generator=generator, dtype=torch.int8)
-    ends = torch.tensor([-128, 127, 0], dtype=torch.int8)[: codes.numel()]
-    codes.view(-1)[: len(ends)] = ends
+    ends = torch.tensor([-128, 127, 0], dtype=torch.int8)
+    if codes.numel() > len(ends):
+        codes.view(-1)[: len(ends)] = ends
     return codes
 
 

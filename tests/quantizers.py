@@ -81,7 +81,7 @@ def by_hand(specs):
 
 
 class Apply(nn.Module):
-    """Calls a function of itself and its inputs; its submodules, parameters and buffers are given by name."""
+    """Calls a function of itself and its inputs, x and others_0, ...; members are given by name."""
 
     def __init__(self, function, **members):
         super().__init__()
@@ -92,8 +92,8 @@ class Apply(nn.Module):
             else:
                 setattr(self, name, member)
 
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
+    def forward(self, x, *others):
+        return self.function(self, x, *others)
 
 
 def randomize_norms(module):

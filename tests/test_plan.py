@@ -59,17 +59,17 @@ def name_of(point):
 
 
 def annotated(text, specs, strict=()):
-    """Annotate a graph by {point: spec}; a spec that is a text is shared with that point.
+    """Annotate a graph by {point: spec}; a text is a spec shared with that point, a list one derived from those points.
 
     Nodes in `strict` allow no implicit sharing.
     """
     model, nodes = graph_of(text)
-    for name, spec in specs.items():
-        point = point_of(nodes, name)
-        if isinstance(spec, str):
-            spec = SharedQuantizationSpec(point_of(nodes, spec))
-        elif isinstance(spec, list):
-            spec = DerivedQuantizationSpec([point_of(nodes, source) for source in spec], first_scale, torch.int32)
+    for name, given_spec in specs.items():
+        point, spec = point_of(nodes, name), given_spec
+        if isinstance(given_spec, str):
+            spec = SharedQuantizationSpec(point_of(nodes, given_spec))
+        elif isinstance(given_spec, list):
+            spec = DerivedQuantizationSpec([point_of(nodes, source) for source in given_spec], first_scale, torch.int32)
         node = point[1] if isinstance(point, tuple) else point
         node.meta.setdefault(KEY, annotation(allow_implicit_sharing=node.name not in strict))
         if isinstance(point, tuple):
@@ -118,7 +118,7 @@ def test_a_reference_may_point_forward():
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["x->a", "a", "b", "c", "d"])), ids=" ".join)
 def test_a_chain_of_references_is_one_group_whatever_its_order(order):
-    specs = {one: other for one, other in itertools.pairwise(order)}
+    specs = dict(itertools.pairwise(order))
     specs[order[-1]] = S8
     model = annotated(CHAIN, specs)
     assert groups(model) == {frozenset(order)}
@@ -376,7 +376,7 @@ def test_a_bias_gets_the_product_of_its_activations_and_weights_scales(export, q
 def test_points_of_one_group_call_one_observer(export, quantize):
     x, y = torch.randn(2, 3), torch.randn(2, 3) * 9
     model = export(Apply(lambda self, x, y: torch.cat([x, y])), x, y)
-    specs = {"x": S8, "y": lambda nodes: SharedQuantizationSpec((nodes["x"], nodes["cat"]))}
+    specs = {"x": S8, "others_0": lambda nodes: SharedQuantizationSpec((nodes["x"], nodes["cat"]))}
     quantizer = by_hand({"cat": (specs, lambda nodes: SharedQuantizationSpec((nodes["x"], nodes["cat"])))})
     prepared = prepare_pt2e(model, quantizer)
     calls = [node for node in prepared.graph.nodes if node.op == "call_module" and node.target != "_guards_fn"]

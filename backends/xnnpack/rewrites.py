@@ -8,15 +8,17 @@ from torch.fx import GraphModule, Node
 __all__ = ["keep_mean_axes", "reshape_statically"]
 
 _ATEN = torch.ops.aten
-_SQUEEZES = frozenset({_ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims, _ATEN.unsqueeze.default})
+_SQUEEZES = frozenset(
+    {_ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims, _ATEN.unsqueeze.default, _ATEN.unflatten.int}
+)
 _VIEWS = frozenset({_ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default})
 
 
 def reshape_statically(model: GraphModule) -> None:
     """Write what only renames axes as a reshape to numbers, with -1 for a dynamic axis: all else leaves the delegate.
 
-    That is squeeze, unsqueeze, and views to sizes computed at run time. Left alone where two axes of the result are
-    dynamic: a reshape can leave only one open.
+    That is squeeze, unsqueeze, unflatten, and views to sizes computed at run time. Left alone where two axes of the
+    result are dynamic: a reshape can leave only one open.
     """
     for node in list(model.graph.nodes):
         sizes = node.args[1] if node.target in _VIEWS else ()

@@ -36,7 +36,6 @@ MOVE = Step(
         aten.reshape.default,
         aten._unsafe_view.default,
         aten.flatten.using_ints,
-        aten.unflatten.int,
         aten.permute.default,
         aten.transpose.int,
         aten.t.default,
