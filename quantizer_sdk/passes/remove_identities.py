@@ -13,7 +13,14 @@ from quantizer_sdk.operands import argument, is_written
 __all__ = ["remove_identities"]
 
 _ATEN = torch.ops.aten
-_DROPOUTS = frozenset({_ATEN.dropout.default, _ATEN.feature_dropout.default, _ATEN.alpha_dropout.default})
+_DROPOUTS = frozenset(
+    {
+        _ATEN.dropout.default,
+        _ATEN.feature_dropout.default,
+        _ATEN.alpha_dropout.default,
+        _ATEN.feature_alpha_dropout.default,
+    }
+)
 _ALWAYS = frozenset({_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default})
 _COPY = _ATEN.lift_fresh_copy.default
 

@@ -373,6 +373,20 @@ def test_int32_bias_is_explained_by_the_kernel_delta_only():
     assert not judge(quantize_codes(case.codes[0] / 2, 0), site.requantized, site.graph_delta).conforms
 
 
+def test_bias_that_cancels_the_accumulator_may_become_either_neighbour_of_a_near_tie():
+    """A million steps of bias leave float32 four bits behind the point, which sends some near-ties the other way."""
+    step = np.float32(0.03) * np.float32(0.011)
+    excess = 40 * torch.rand(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = {"weight": torch.full((4096, 62), -127, dtype=torch.int8), "scales": [float(np.float32(0.011))] * 4096}
+    bias = ((127 * 127 * 62 + excess) * float(step)).float()
+    graph = Graph(F.linear, [(float(np.float32(0.03)), 0)], (float(step), 0), axis=0, bias=bias, **weight)
+    case = Case(graph=graph, codes=(torch.full((1, 62), 127, dtype=torch.int8),))
+    site = case.site()
+    r = requantized_kernel(row_named("linear"), case)
+    assert within(r, site)
+    assert float((r - site.requantized.r).abs().max()) > 0.5
+
+
 def test_an_operand_within_its_error_of_a_clamp_keeps_it():
     number = Traced.constant(0.3)
     near = Fraction(float(np.float32(0.3)))  # above the exact 0.3 by just the error of the conversion
