@@ -91,8 +91,7 @@ class Constants:
     def add(self, target: str, value: torch.Tensor, like: Node | None = None) -> Node:
         """Store a tensor under `target`, or that name with a number where it is taken, and read it.
 
-        The new node comes at the graph's insertion point, with the provenance of `like` and an example value in the
-        same fake mode as that of `like`.
+        The new node comes at the graph's insertion point, with the provenance of `like`.
         """
         path, _, name = target.rpartition(".")
         owner = self._make_submodule(path)
@@ -105,13 +104,9 @@ class Constants:
         target = f"{path}.{free}" if path else free
         node = self._model.graph.get_attr(target)
         self._readers[target] += 1
-        example: Any = None
         if like is not None:
             node.meta.update({key: item for key, item in like.meta.items() if key != "val"})
-            example = like.meta.get("val")
-        node.meta["val"] = (
-            example.new_empty(value.shape, dtype=value.dtype) if isinstance(example, torch.Tensor) else value.detach()
-        )
+        node.meta["val"] = torch.empty_like(value, device="meta")  # tells shape and dtype, as export's examples do
         return node
 
     def release(self, node: Node | None) -> None:

@@ -3,85 +3,75 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import types
 import warnings
 from typing import Any
 
-import torch
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 __all__ = ["copy_model"]
 
-# What torch.export puts on the module that it hands out and fx's own copy leaves behind. They are private; the public
-# way would be a copy method of the exported module, which torch lacks.
-_EXPORT_STATE = ("_in_spec", "_out_spec", "range_constraints", "validate_inputs", "shape_env")
-# Methods of that module which refuse to switch between training and inference: the graph is exported for one of them.
-_REFUSING = ("train", "eval")
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
+# What a GraphModule makes anew for itself.
+_OWN = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
 
 
 def copy_model(model: GraphModule) -> GraphModule:
     """Copy graph, module tree and hooks, sharing every tensor.
 
     Replacing a tensor of the copy, or changing its graph, leaves the original as it was; writing into a shared
-    tensor does not. Costs O(nodes), and no memory for weights.
+    tensor does not. Costs O(nodes), and no memory for weights. The copy's code is made by `recompile`.
     """
-    shared = itertools.chain(model.parameters(), model.buffers(), _constants(model).values())
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
-    for name in _EXPORT_STATE:
-        if (value := model.__dict__.get(name)) is not None:
-            memo[id(value)] = value
-    for value in model.meta.values():
-        memo[id(value)] = value
+    copies: dict[nn.Module, nn.Module] = {}
+    result = GraphModule(nn.Module(), Graph())
+    copies[model] = result
+    for name, child in model._modules.items():
+        result._modules[name] = None if child is None else _copy_tree(child, copies)
+    for name, value in model.__dict__.items():
+        if name != "_modules" and name not in _OWN:
+            result.__dict__[name] = _copy_container(value)
+    for name in ("train", "eval"):  # torch.export's own, which refuse: the graph is exported for one of the modes
+        if (method := model.__dict__.get(name)) is not None:
+            result.__dict__[name] = types.MethodType(method.__func__, result)
+    for module in copies.values():
+        _redirect(module, copies)
     with warnings.catch_warnings():
         # torch's own pytree specs warn of their future whenever they are copied.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        result = copy.deepcopy(model, memo)
-    for name in _EXPORT_STATE:
-        if name in model.__dict__:
-            result.__dict__[name] = model.__dict__[name]
-    for name in _REFUSING:
-        if (method := model.__dict__.get(name)) is not None:
-            result.__dict__[name] = types.MethodType(method.__func__, result)
-    for name in _HOOKS:
-        getattr(result, name).update(getattr(model, name))
-    result.meta = dict(model.meta)
-    _restore_kinds(model, result)
+        graph = copy.deepcopy(model.graph)
+    graph.owning_module = result
+    result._graph = graph  # not through the property, which would compile code that a pass is about to change
     return result
 
 
-def _constants(model: GraphModule) -> dict[str, torch.Tensor]:
-    """Tensors that the graph reads from plain attributes, which are no part of the state dict."""
-    found: dict[str, torch.Tensor] = {}
-    for node in model.graph.nodes:
-        if node.op == "get_attr":
-            owner, name = _owner(model, str(node.target))
-            value = owner.__dict__.get(name)
-            if isinstance(value, torch.Tensor):
-                found[str(node.target)] = value
-    return found
+def _copy_tree(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Copy a module and those below it, once each; submodules of control flow, which are graphs themselves, deeply."""
+    if module in copies:
+        return copies[module]
+    if isinstance(module, GraphModule):
+        tensors = [*module.parameters(), *module.buffers()]
+        copies[module] = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+        return copies[module]
+    result = module.__class__.__new__(module.__class__)
+    copies[module] = result
+    for name, value in module.__dict__.items():
+        result.__dict__[name] = _copy_container(value)
+    for name, child in module._modules.items():
+        result._modules[name] = None if child is None else _copy_tree(child, copies)
+    return result
 
 
-def _restore_kinds(model: GraphModule, result: GraphModule) -> None:
-    """Give attributes back the kind that fx's copy forgot: plain constants, and buffers outside the state dict."""
-    for target, tensor in _constants(model).items():
-        owner, name = _owner(result, target)
-        owner._buffers.pop(name, None)
-        owner.__dict__[name] = tensor
-    modules = dict(result.named_modules())
-    for path, module in model.named_modules():
-        if module._non_persistent_buffers_set and path in modules:
-            modules[path]._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+def _copy_container(value: Any) -> Any:
+    """Copy a dict, list or set, with the very same elements; anything else is shared."""
+    return value.copy() if isinstance(value, (dict, list, set)) else value
 
 
-def _owner(model: nn.Module, target: str) -> tuple[nn.Module, str]:
-    path, _, name = target.rpartition(".")
-    return model.get_submodule(path), name
+def _redirect(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> None:
+    """Let what refers to modules outside the tree, such as a derived observer to its sources, refer to the copies."""
+    for name, value in module.__dict__.items():
+        if isinstance(value, nn.Module) and value in copies:
+            module.__dict__[name] = copies[value]
+        elif isinstance(value, (tuple, list)) and any(isinstance(item, nn.Module) for item in value):
+            module.__dict__[name] = type(value)(
+                copies.get(item, item) if isinstance(item, nn.Module) else item for item in value
+            )

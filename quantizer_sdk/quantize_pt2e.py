@@ -33,6 +33,7 @@ def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     result = copy_model(require_exported(model))
     remove_identities(result)
     fold_batch_norm(result)
+    result.recompile()
     result = quantizer.transform_for_annotation(result)
     annotated = quantizer.annotate(result)
     result = result if annotated is None else annotated
