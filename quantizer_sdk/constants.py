@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from typing import Any
@@ -47,6 +48,12 @@ def dependencies_of(node: Node) -> list[Node]:
             found.append(current)
             stack.extend(current.all_input_nodes)
     return sorted(found, reverse=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _example(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor without data that tells shape and dtype, as export's examples do; nobody writes into one."""
+    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
 
 
 class Constants:
@@ -102,11 +109,11 @@ class Constants:
         else:
             owner.register_buffer(free, value)
         target = f"{path}.{free}" if path else free
-        node = self._model.graph.get_attr(target)
+        node = self._model.graph.create_node("get_attr", target)  # Graph.get_attr would look for it from the root again
         self._readers[target] += 1
         if like is not None:
             node.meta.update({key: item for key, item in like.meta.items() if key != "val"})
-        node.meta["val"] = torch.empty_like(value, device="meta")  # tells shape and dtype, as export's examples do
+        node.meta["val"] = _example(value.shape, value.stride(), value.dtype)
         return node
 
     def release(self, node: Node | None) -> None:

@@ -20,7 +20,8 @@ def copy_model(model: GraphModule) -> GraphModule:
     """Copy graph, module tree and hooks, sharing every tensor.
 
     Replacing a tensor of the copy, or changing its graph, leaves the original as it was; writing into a shared
-    tensor does not. Costs O(nodes), and no memory for weights. The copy's code is made by `recompile`.
+    tensor does not. Costs O(nodes), and no memory for weights. The copy's code is made by `recompile`, at the latest
+    when the copy is called.
     """
     copies: dict[nn.Module, nn.Module] = {}
     result = GraphModule(nn.Module(), Graph())
@@ -41,7 +42,14 @@ def copy_model(model: GraphModule) -> GraphModule:
         graph = copy.deepcopy(model.graph)
     graph.owning_module = result
     result._graph = graph  # not through the property, which would compile code that a pass is about to change
+    type(result).forward = _compile_first  # type: ignore[method-assign]  # of a class that torch.fx made for it alone
     return result
+
+
+def _compile_first(model: GraphModule, *args: Any, **kwargs: Any) -> Any:
+    """Stand in for a forward whose code is not made yet."""
+    model.recompile()
+    return type(model).forward(model, *args, **kwargs)
 
 
 def _copy_tree(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def module_types(node: Node) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+@functools.lru_cache(maxsize=65536)
 def _plain_path(path: str) -> str:
     """Turn the forms that export writes ("L['self'].a.0", "L__self___a", "a.0@1") into "a.0"."""
     path = path.split("@", maxsplit=1)[0]

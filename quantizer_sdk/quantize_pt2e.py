@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from quantizer_sdk.collection import without_collection
 from quantizer_sdk.errors import CalibrationError, InvalidAnnotationError, NothingAnnotatedError
 from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.observers.create import create_observer
@@ -33,7 +34,6 @@ def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     result = copy_model(require_exported(model))
     remove_identities(result)
     fold_batch_norm(result)
-    result.recompile()
     result = quantizer.transform_for_annotation(result)
     annotated = quantizer.annotate(result)
     result = result if annotated is None else annotated
@@ -41,6 +41,7 @@ def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     return result
 
 
+@without_collection()
 def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """Insert observers where the quantizer wants them, for post-training quantization.
 
@@ -162,6 +163,7 @@ def calibrate(
     return count
 
 
+@without_collection()
 def convert_pt2e(model: GraphModule) -> GraphModule:
     """Turn a calibrated model into a quantized one, with q/dq ops and integer weights.
 

@@ -24,7 +24,10 @@ class Quantizer(ABC):
     """
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Rewrite what could not be quantized as it is, before `annotate`; by default nothing."""
+        """Rewrite what could not be quantized as it is, before `annotate`; by default nothing.
+
+        Changing the graph is enough: the engine recompiles the model.
+        """
         return model
 
     @abstractmethod

@@ -29,5 +29,4 @@ class XNNPACKQuantizer(TableQuantizer):
         """Rewrite ops that only another, exactly equal form has an integer kernel for."""
         keep_mean_axes(model)
         reshape_statically(model)
-        model.recompile()
         return model

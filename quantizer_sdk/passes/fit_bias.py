@@ -23,24 +23,36 @@ from quantizer_sdk.provenance import describe
 __all__ = ["fit_bias"]
 
 
-def fit_bias(calls: list[Node], modules: dict[str, nn.Module], constants: Constants, constant: set[Node]) -> None:
+def fit_bias(
+    calls: list[Node],
+    modules: dict[str, nn.Module],
+    chosen: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    constants: Constants,
+    constant: set[Node],
+) -> list[Node]:
     """Raise `scale_floor` of weights' observers where a bias would overflow.
 
     Args:
         calls: The observer calls of the graph.
         modules: The model's modules by path.
+        chosen: The scale and zero point of each observer, by path.
         constants: Its tensors.
         constant: The nodes whose value is the same in every run.
+
+    Returns:
+        The calls of observers whose qparams may be others now: those weights', and all that are derived.
 
     Raises:
         UnsupportedError: A bias overflows, and it is not derived from exactly one weight under an observer of ours.
     """
+    paths = {modules[str(call.target)]: str(call.target) for call in calls}
     weights = {modules[str(call.target)] for call in calls if call.all_input_nodes[0] in constant}
+    coarser: set[nn.Module] = set()
     for call in calls:
         observer, tensor = modules[str(call.target)], call.all_input_nodes[0]
         if not isinstance(observer, DerivedObserver) or tensor not in constant:
             continue
-        scale, _ = observer.calculate_qparams()
+        scale, _ = chosen[str(call.target)]
         value = constants.compute(tensor, {}).abs().to(torch.float64)
         largest = value.flatten() if observer.ch_axis is not None else value.max().reshape(1)
         excess = largest / (scale.to(torch.float64) * (observer.quant_max // 2))
@@ -54,5 +66,10 @@ def fit_bias(calls: list[Node], modules: dict[str, nn.Module], constants: Consta
                 "quantizer_sdk, whose scale can then be made coarser"
             )
             raise UnsupportedError(message)
-        current, _ = sources[0].calculate_qparams()
-        sources[0].scale_floor = (current.to(torch.float64) * excess.clamp(min=1)).to(torch.float32)
+        current, _ = chosen[paths[sources[0]]]
+        floor = (current.to(torch.float64) * excess.clamp(min=1)).to(torch.float32)
+        before = sources[0].scale_floor  # of another bias beside the same weight
+        sources[0].scale_floor = floor if before is None else torch.maximum(before, floor)
+        coarser.add(sources[0])
+    changed = [call for call in calls if modules[str(call.target)] in coarser]
+    return changed and changed + [call for call in calls if isinstance(modules[str(call.target)], DerivedObserver)]

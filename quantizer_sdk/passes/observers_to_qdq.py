@@ -37,9 +37,11 @@ def observers_to_qdq(model: GraphModule) -> None:
     constants, constant = Constants(model), constant_nodes(model.graph)
     _observe_constants(calls, modules, constants, constant)
     _refuse_uncalibrated(calls, modules)
-    fit_bias(calls, modules, constants, constant)
     chosen = {str(call.target): _choose(modules[str(call.target)], call) for call in calls}
+    for call in fit_bias(calls, modules, chosen, constants, constant):
+        chosen[str(call.target)] = _choose(modules[str(call.target)], call)
     stored: dict[str, tuple[Node, Node]] = {}
+    examples = _Examples()
     for call in calls:
         name = str(call.target)
         tensor = call.args[0]
@@ -49,7 +51,7 @@ def observers_to_qdq(model: GraphModule) -> None:
             continue
         with model.graph.inserting_before(call):
             qparams = _qparams(constants, name, modules[name], chosen[name], tensor, stored)
-            _replace(model, call, tensor, qparams)
+            _replace(model, call, tensor, qparams, examples)
     for name in dict.fromkeys(str(call.target) for call in calls):
         delattr(model, name)
 
@@ -166,14 +168,30 @@ def _round_constant(
     model.graph.erase_node(call)
 
 
-def _replace(model: GraphModule, call: Node, tensor: Node, qparams: QParams) -> None:
+class _Examples:
+    """Example values of codes. Equal ones are one object: making one takes longer than making its node."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, torch.Tensor] = {}
+
+    def of(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return an example like `value`, of another dtype."""
+        if not all(isinstance(size, int) for size in value.shape):
+            return value.to(dtype)
+        key = (id(getattr(value, "fake_mode", None)), value.device, value.shape, value.stride(), dtype)
+        if key not in self._made:
+            self._made[key] = value.to(dtype)
+        return self._made[key]
+
+
+def _replace(model: GraphModule, call: Node, tensor: Node, qparams: QParams, examples: _Examples) -> None:
     value = value_of(tensor)
     is_tensor = isinstance(value, torch.Tensor)
     provenance = {key: tensor.meta[key] for key in _PROVENANCE if key in tensor.meta}
     codes = emit_quantize(model.graph, tensor, qparams)
     codes.meta.update(provenance)
     if is_tensor:
-        codes.meta["val"] = value.to(qparams.dtype)
+        codes.meta["val"] = examples.of(value, qparams.dtype)
     for user in list(call.users):
         real = emit_dequantize(model.graph, codes, qparams, value.dtype if is_tensor else None)
         real.meta.update(provenance)
