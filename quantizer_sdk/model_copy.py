@@ -42,7 +42,7 @@ def copy_model(model: GraphModule) -> GraphModule:
         graph = copy.deepcopy(model.graph)
     graph.owning_module = result
     result._graph = graph  # not through the property, which would compile code that a pass is about to change
-    type(result).forward = _compile_first  # type: ignore[method-assign]  # of a class that torch.fx made for it alone
+    type(result).forward = _compile_first  # of a class that torch.fx made for this module alone
     return result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -60,8 +59,7 @@ def build_plan(model: GraphModule) -> Plan:
 
     Raises:
         InvalidAnnotationError: An annotation names an edge that does not exist, or a tensor that cannot carry its spec.
-        SharingError: A shared spec leads to no point, a group holds only shared specs or conflicting ones, or derived
-            specs form a cycle.
+        SharingError: A shared spec leads to no point, a group holds only shared specs, or derived specs form a cycle.
     """
     specs = dict(_read_points(model))
     sharing = _Sharing(specs)
@@ -144,13 +142,12 @@ def same_qparams(one: QuantizationSpecBase, other: QuantizationSpecBase) -> bool
 
 
 class _Sharing:
-    """Sets of points, merged by sharing (a disjoint-set forest), and the links that merged them."""
+    """Sets of points, merged by sharing: a disjoint-set forest."""
 
     def __init__(self, specs: dict[EdgeOrNode, QuantizationSpecBase]) -> None:
         self.specs = specs
         self._order = {point: index for index, point in enumerate(specs)}
         self._parent = {point: point for point in specs}
-        self._links: dict[EdgeOrNode, list[EdgeOrNode]] = {}
 
     def leader(self, point: EdgeOrNode) -> EdgeOrNode:
         """Return the first member of the point's set."""
@@ -174,8 +171,6 @@ class _Sharing:
                 f"annotate that point too (node of the reference: {describe(_node(point))})"
             )
             raise SharingError(message)
-        self._links.setdefault(point, []).append(target)
-        self._links.setdefault(target, []).append(point)
         self.join(point, target)
 
     def members(self) -> dict[EdgeOrNode, list[EdgeOrNode]]:
@@ -186,7 +181,11 @@ class _Sharing:
         return sets
 
     def find_roots(self) -> dict[EdgeOrNode, EdgeOrNode]:
-        """Return, for every set's leader, the first member whose spec is not shared; refuse conflicts."""
+        """Return, for every set's leader, the one member whose spec is not shared.
+
+        A shared spec names one other point, so following the names ends at such a member, or runs in a circle. No
+        set can hold two of them.
+        """
         roots: dict[EdgeOrNode, EdgeOrNode] = {}
         for leader, points in self.members().items():
             own = [point for point in points if not isinstance(self.specs[point], SharedQuantizationSpec)]
@@ -194,34 +193,25 @@ class _Sharing:
                 names = ", ".join(describe_point(point) for point in points)
                 message = (
                     f"these points share their qparams only with each other: {names}; give one of them a spec of its "
-                    f"own (first node: {describe(_node(points[0]))})"
+                    f"own (the references run in a circle: {self._circle(points[0])}; first node: "
+                    f"{describe(_node(points[0]))})"
                 )
                 raise SharingError(message)
-            for point in own[1:]:
-                if not same_qparams(self.specs[own[0]], self.specs[point]):
-                    message = (
-                        f"{describe_point(own[0])} and {describe_point(point)} are to share qparams, but their specs "
-                        f"differ: {self.specs[own[0]]} against {self.specs[point]}; they are tied by "
-                        f"{self._path(own[0], point)}"
-                    )
-                    raise SharingError(message)
-            roots[leader] = own[0]
+            (roots[leader],) = own
         return roots
 
-    def _path(self, start: EdgeOrNode, end: EdgeOrNode) -> str:
-        """Name the shortest chain of shared specs between two points of a set."""
-        came_from: dict[EdgeOrNode, EdgeOrNode] = {start: start}
-        queue = deque([start])
-        while queue and end not in came_from:
-            point = queue.popleft()
-            for neighbour in self._links.get(point, ()):
-                if neighbour not in came_from:
-                    came_from[neighbour] = point
-                    queue.append(neighbour)
-        path = [end]
-        while path[-1] != start:
-            path.append(came_from[path[-1]])
-        return " - ".join(f"[{describe_point(point)}]" for point in reversed(path))
+    def _circle(self, start: EdgeOrNode) -> str:
+        """Name the points that following shared specs from `start` leads through again and again."""
+        path: dict[EdgeOrNode, None] = {}
+        point = start
+        while point not in path:
+            path[point] = None
+            spec = self.specs[point]
+            assert isinstance(spec, SharedQuantizationSpec)
+            point = spec.edge_or_node
+        circle = list(path)
+        circle = [*circle[circle.index(point) :], point]
+        return " - ".join(f"[{describe_point(each)}]" for each in circle)
 
 
 def _node(point: EdgeOrNode) -> Node:

@@ -199,7 +199,10 @@ def _judge(node: Node, annotation: QuantizationAnnotation | None) -> tuple[str, 
 
 
 def _between_qdq(node: Node) -> bool:
-    """Whether a converted graph, which kept no other record, shows the op to be quantized."""
-    return any(is_dequantize(operand) for operand in node.all_input_nodes) or (
-        bool(node.users) and all(is_quantize(user) for user in node.users)
-    )
+    """Whether a converted graph, which kept no other record, shows the op to be quantized.
+
+    That is: its result is, or its weight. An op that reads dequantized activations and yields a float is a float op.
+    """
+    dequantized = [operand for operand in node.all_input_nodes if is_dequantize(operand)]
+    weights = any(operand.all_input_nodes[0].op == "get_attr" for operand in dequantized)
+    return weights or (bool(dequantized) and bool(node.users) and all(is_quantize(user) for user in node.users))

@@ -25,6 +25,7 @@ class Rules:
         module_names: Config by module path; the deepest path around an op wins.
         module_types: Config by qualified class name; the innermost module of a configured type wins.
         operator_types: Config by overload.
+        operators: The overloads of each op that a rule was set for, by the op's name: one, or all of a packet.
         global_config: Config of all other ops, as (config,), so that None can be one; empty where none was set.
         node_filter: Ops for which it returns False are left float.
     """
@@ -32,6 +33,7 @@ class Rules:
     module_names: dict[str, _Config] = field(default_factory=dict)
     module_types: dict[str, _Config] = field(default_factory=dict)
     operator_types: dict[torch._ops.OpOverload, _Config] = field(default_factory=dict)
+    operators: dict[str, tuple[torch._ops.OpOverload, ...]] = field(default_factory=dict)
     global_config: tuple[_Config, ...] = ()
     node_filter: Callable[[Node], bool] | None = None
 
@@ -78,7 +80,7 @@ class Rules:
         return [
             *(f"module name {name!r}" for name in self.module_names if name not in paths),
             *(f"module type {kind}" for kind in self.module_types if kind not in kinds),
-            *(f"op type {target}" for target in self.operator_types if target not in targets),
+            *(f"op type {name}" for name, overloads in self.operators.items() if targets.isdisjoint(overloads)),
         ]
 
 

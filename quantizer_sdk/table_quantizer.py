@@ -88,8 +88,9 @@ class TableQuantizer(Quantizer):
         Raises:
             RuleError: It is neither.
         """
-        for overload in overloads_of(operator):
-            self._rules.operator_types[overload] = _checked(config)
+        overloads = overloads_of(operator)
+        self._rules.operator_types.update(dict.fromkeys(overloads, _checked(config)))
+        self._rules.operators[str(operator)] = overloads
         return self
 
     def set_filter_function(self, node_filter: Callable[[Node], bool]) -> Self:

@@ -141,6 +141,7 @@ def test_a_cycle_of_references_names_its_points():
         build_plan(annotated(CHAIN, specs))
     assert "share their qparams only with each other: x -> a, output of a, output of b;" in str(caught.value)
     assert "give one of them a spec of its own" in str(caught.value)
+    assert "in a circle: [x -> a] - [output of b] - [output of a] - [x -> a];" in str(caught.value)
 
 
 def test_points_that_lead_to_a_cycle_belong_to_it():

@@ -201,9 +201,16 @@ def test_global_none_leaves_all_else_float(nested):
     assert reason(nested, quantizer, "add") == "excluded by the rule for all ops (global)"
 
 
-def test_a_packet_of_overloads_covers_each(nested):
-    assert states(nested, SmallTable().set_operator_type(aten.linear, CONFIG))["linear"] == "quantized"
-    assert states(nested, SmallTable().set_operator_type(aten.add, CONFIG))["add"] == "quantized"
+def test_a_packet_of_overloads_covers_each_and_is_used_if_one_is(nested):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnusedRuleWarning)
+        assert states(nested, SmallTable().set_operator_type(aten.linear, CONFIG))["linear"] == "quantized"
+        assert states(nested, SmallTable().set_operator_type(aten.add, CONFIG))["add"] == "quantized"
+
+
+def test_a_packet_none_of_whose_overloads_is_there_is_one_unused_rule(nested):
+    with pytest.warns(UnusedRuleWarning, match=r"op type aten\.conv2d$"):
+        explain(nested, table().set_operator_type(aten.conv2d, CONFIG))
 
 
 def test_a_fused_pattern_takes_the_config_of_its_first_op(export):
