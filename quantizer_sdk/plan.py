@@ -10,17 +10,18 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.dtypes import FLOAT_DTYPES
-from quantizer_sdk.errors import InvalidAnnotationError, SharingError
+from quantizer_sdk.errors import InvalidAnnotationError, InvalidSpecError, SharingError
+from quantizer_sdk.granularity import PerTensor
 from quantizer_sdk.provenance import describe, describe_point, value_of
 from quantizer_sdk.spec import (
     ANNOTATION_KEY,
-    PER_CHANNEL_SCHEMES,
     DerivedQuantizationSpec,
     EdgeOrNode,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
     SharedQuantizationSpec,
+    granularity_of,
 )
 
 __all__ = ["Group", "Plan", "build_plan", "same_qparams"]
@@ -120,19 +121,19 @@ def _check_tensor(node: Node, spec: QuantizationSpecBase, point: EdgeOrNode) -> 
         accepted = ", ".join(str(dtype) for dtype in FLOAT_DTYPES)
         message = f"{where} quantizes a tensor of {value.dtype}, made by {describe(node)}; the ops take {accepted}"
         raise InvalidAnnotationError(message)
-    if isinstance(spec, (QuantizationSpec, DerivedQuantizationSpec)) and spec.qscheme in PER_CHANNEL_SCHEMES:
-        axis = spec.ch_axis or 0
-        if axis >= value.dim():
-            message = (
-                f"{where} has ch_axis={axis}, but {describe(node)} has rank {value.dim()}; "
-                f"accepted are 0 to {value.dim() - 1}"
-            )
-            raise InvalidAnnotationError(message)
+    granularity = granularity_of(spec)
+    if not isinstance(granularity, PerTensor):
+        sizes = [size if isinstance(size, int) else 0 for size in value.shape]  # 0 is a multiple of every block
+        try:
+            granularity.block_of(sizes)
+        except InvalidSpecError as e:
+            message = f"{where}: {e}; the tensor is made by {describe(node)}"
+            raise InvalidAnnotationError(message) from e
 
 
 def same_qparams(one: QuantizationSpecBase, other: QuantizationSpecBase) -> bool:
     """Whether two specs describe the same quantization, whatever observer each would choose qparams with."""
-    if type(one) is not type(other):
+    if type(one) is not type(other) or granularity_of(one) != granularity_of(other):
         return False
     if isinstance(one, QuantizationSpec) and isinstance(other, QuantizationSpec):
         return dataclasses.replace(one, observer_or_fake_quant_ctr=None) == dataclasses.replace(

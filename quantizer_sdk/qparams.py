@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["choose_qparams", "default_eps", "symmetric_zero_point"]
+__all__ = ["choose_qparams", "default_eps", "next_power_of_two", "symmetric_zero_point"]
 
 
 def default_eps() -> float:
@@ -25,6 +25,12 @@ def symmetric_zero_point(quant_min: int, quant_max: int) -> int:
     return 0 if quant_min < 0 else (quant_min + quant_max + 1) // 2
 
 
+def next_power_of_two(scale: torch.Tensor) -> torch.Tensor:
+    """Return the smallest powers of two that are not below the given positive numbers, exactly."""
+    mantissa, exponent = torch.frexp(scale)  # scale = mantissa * 2 ** exponent with 0.5 <= mantissa < 1
+    return torch.ldexp(torch.ones_like(scale), torch.where(mantissa == 0.5, exponent - 1, exponent))
+
+
 def choose_qparams(
     min_val: torch.Tensor,
     max_val: torch.Tensor,
@@ -33,6 +39,7 @@ def choose_qparams(
     quant_max: int,
     symmetric: bool,
     eps: float | None = None,
+    power_of_two: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose the scale and zero point whose codes cover [min(min_val, 0), max(max_val, 0)].
 
@@ -41,12 +48,13 @@ def choose_qparams(
     there is none: any scale represents it exactly (torch.ao: eps).
 
     Args:
-        min_val: Smallest observed values, shape [] or [channels], any float dtype.
+        min_val: Smallest observed values, one a scale, of any shape and float dtype.
         max_val: Largest observed values, same shape.
         quant_min: Smallest code.
         quant_max: Largest code.
         symmetric: Whether the zero point is fixed, see `symmetric_zero_point`.
         eps: Smallest scale to choose; None takes `default_eps`.
+        power_of_two: Whether each scale is rounded up to a power of two, so that kernels can shift.
 
     Returns:
         The scale, float32, and the zero point, int32, both of the shape of `min_val`.
@@ -55,12 +63,15 @@ def choose_qparams(
     high = torch.clamp(max_val.to(torch.float32), min=0.0)
     floor = default_eps() if eps is None else eps
     if symmetric:
-        largest = torch.maximum(-low, high)
-        scale = largest / (float(quant_max - quant_min) / 2)
-        zero_point = torch.full_like(scale, symmetric_zero_point(quant_min, quant_max), dtype=torch.int32)
-        scale = torch.clamp(scale, min=floor)
+        scale = torch.maximum(-low, high) / (float(quant_max - quant_min) / 2)
     else:
-        scale = torch.clamp((high - low) / float(quant_max - quant_min), min=floor)
+        scale = (high - low) / float(quant_max - quant_min)
+    scale = torch.clamp(scale, min=floor)
+    if power_of_two:
+        scale = next_power_of_two(scale)
+    if symmetric:
+        zero_point = torch.full_like(scale, symmetric_zero_point(quant_min, quant_max), dtype=torch.int32)
+    else:
         # In integers: float32 has no room for the codes of int32.
         zero_point = torch.clamp(quant_min - torch.round(low / scale).to(torch.int64), quant_min, quant_max)
         zero_point = zero_point.to(torch.int32)

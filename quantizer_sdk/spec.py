@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 import torch
 from torch.fx import Node
 
-from quantizer_sdk.dtypes import INTEGER_RANGES, code_range
+from quantizer_sdk.dtypes import CAST_DTYPES, CODE_RANGES, code_range
 from quantizer_sdk.errors import InvalidSpecError
+from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor
 
 __all__ = [
     "AFFINE_SCHEMES",
     "ANNOTATION_KEY",
     "PER_CHANNEL_SCHEMES",
+    "SYMMETRIC_SCHEMES",
     "DerivedQuantizationSpec",
     "EdgeOrNode",
     "FixedQParamsQuantizationSpec",
@@ -25,6 +27,7 @@ __all__ = [
     "QuantizationSpecBase",
     "RoundedQuantizationSpec",
     "SharedQuantizationSpec",
+    "granularity_of",
 ]
 
 ANNOTATION_KEY = "quantization_annotation"
@@ -35,13 +38,19 @@ EdgeOrNode: TypeAlias = tuple[Node, Node] | Node
 
 PER_CHANNEL_SCHEMES = frozenset({torch.per_channel_affine, torch.per_channel_symmetric})
 AFFINE_SCHEMES = frozenset({torch.per_tensor_affine, torch.per_channel_affine})
+SYMMETRIC_SCHEMES = frozenset({torch.per_tensor_symmetric, torch.per_channel_symmetric})
 _SCHEMES = PER_CHANNEL_SCHEMES | {torch.per_tensor_affine, torch.per_tensor_symmetric}
 
 
-def _check_range(spec: Any) -> None:
+def _check_range(spec: Any, casts: tuple[torch.dtype, ...] = ()) -> None:
     name = type(spec).__name__
-    if spec.dtype not in INTEGER_RANGES:
-        accepted = ", ".join(str(dtype) for dtype in INTEGER_RANGES)
+    if spec.dtype in casts:
+        if spec.quant_min is not None or spec.quant_max is not None:
+            message = f"{name}: a cast to {spec.dtype} has no codes, so it takes neither quant_min nor quant_max"
+            raise InvalidSpecError(message)
+        return
+    if spec.dtype not in CODE_RANGES:
+        accepted = ", ".join(str(dtype) for dtype in (*CODE_RANGES, *casts))
         message = f"{name}: dtype is {spec.dtype!r}; accepted are {accepted}"
         raise InvalidSpecError(message)
     if (spec.quant_min is None) != (spec.quant_max is None):
@@ -50,7 +59,7 @@ def _check_range(spec: Any) -> None:
             f"for all codes of {spec.dtype}"
         )
         raise InvalidSpecError(message)
-    low, high = INTEGER_RANGES[spec.dtype]
+    low, high = CODE_RANGES[spec.dtype]
     quant_min, quant_max = code_range(spec.dtype, spec.quant_min, spec.quant_max)
     if not (low <= quant_min < quant_max <= high):
         message = (
@@ -85,7 +94,8 @@ class QuantizationSpec(QuantizationSpecBase):
     The fields and their order are those of PT2E.
 
     Attributes:
-        dtype: The integer type that stores the codes.
+        dtype: The type of the codes: an integer type, also of less than a byte (stored in int8 or uint8), or a float8
+            type. float16 and bfloat16 have no codes: the tensor is cast there and back.
         observer_or_fake_quant_ctr: Makes the observer when called as `ctr.with_args(**fields)()`; None takes
             the default that follows from the rest: min-max, per channel where `qscheme` is per channel.
         quant_min: The smallest code, inclusive; None takes the dtype's own.
@@ -108,7 +118,7 @@ class QuantizationSpec(QuantizationSpecBase):
     is_dynamic: bool = False
 
     def __post_init__(self) -> None:
-        _check_range(self)
+        _check_range(self, CAST_DTYPES)
         _check_scheme(self)
         constructor = self.observer_or_fake_quant_ctr
         if constructor is not None and not hasattr(constructor, "with_args"):
@@ -117,6 +127,17 @@ class QuantizationSpec(QuantizationSpecBase):
                 "observer class, such as MinMaxObserver, or MinMaxObserver.with_args(eps=...)"
             )
             raise InvalidSpecError(message)
+
+
+def granularity_of(spec: QuantizationSpecBase) -> Granularity:
+    """Return how many elements share a scale: what the spec's observer is told, else what its qscheme says."""
+    constructor = getattr(spec, "observer_or_fake_quant_ctr", None)
+    told = getattr(constructor, "arguments", {}).get("granularity")
+    if isinstance(told, Granularity):
+        return told
+    if getattr(spec, "qscheme", None) in PER_CHANNEL_SCHEMES:
+        return PerAxis(getattr(spec, "ch_axis", None) or 0)
+    return PerTensor()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,16 @@ from quantizers import CONFIG, INT8, SmallTable, by_hand
 from torch import nn
 
 import quantizer_sdk as q
+from quantizer_sdk.observers import (
+    MinMaxObserver,
+    PerAxis,
+    PerBlock,
+    PerGroup,
+    PerRow,
+    PerTensor,
+    PerToken,
+    PlaceholderObserver,
+)
 
 
 class Net(nn.Module):
@@ -199,7 +209,9 @@ def test_annotation_on_a_tuple(export):
 
 def test_channel_axis_out_of_rank(exported):
     spec = q.QuantizationSpec(torch.int8, qscheme=torch.per_channel_symmetric, ch_axis=4)
-    with pytest.raises(q.InvalidAnnotationError, match=r"ch_axis=4.*rank 2; accepted are 0 to 1"):
+    with pytest.raises(
+        q.InvalidAnnotationError, match=r"fc_weight -> linear: PerAxis\(axis=4\) .*rank 2; accepted are 0 to 1"
+    ):
         q.prepare_pt2e(exported, by_hand({"linear": ({"fc_weight": spec}, None)}))
 
 
@@ -208,10 +220,52 @@ def test_annotation_that_is_no_spec(exported):
         q.prepare_pt2e(exported, by_hand({"conv2d": ({"x": "int8"}, None)}))
 
 
-def test_dynamic_spec_is_refused_until_the_engine_has_it(exported):
-    spec = q.QuantizationSpec(torch.int8, qscheme=torch.per_tensor_affine, is_dynamic=True)
-    with pytest.raises(q.UnsupportedError, match=r"x -> conv2d.*dynamic"):
+@pytest.mark.parametrize(
+    ("dtype", "ends", "granularity", "words"),
+    [
+        (torch.int16, (None, None), PerTensor(), "dynamic in torch.int16; the op .* knows torch.int8 and torch.uint8"),
+        (torch.uint8, (None, None), PerToken(), r"per token in torch.uint8 0\.\.255; .*torch.int8 with all its codes"),
+        (torch.int8, (-64, 63), PerToken(), r"per token in torch.int8 -64\.\.63"),
+        (torch.int8, (None, None), PerAxis(1), r"dynamic with PerAxis\(axis=1\); .*per tensor or per token"),
+    ],
+)
+def test_dynamic_in_a_form_that_no_op_computes(exported, dtype, ends, granularity, words):
+    observer = PlaceholderObserver.with_args(granularity=granularity)
+    spec = q.QuantizationSpec(dtype, observer, *ends, torch.per_tensor_affine, is_dynamic=True)
+    with pytest.raises(q.UnsupportedError, match=rf"x -> conv2d.*{words}"):
         q.prepare_pt2e(exported, by_hand({"conv2d": ({"x": spec}, None)}))
+
+
+def test_a_bias_derived_from_a_dynamic_activation(exported):
+    dynamic = q.QuantizationSpec(torch.int8, qscheme=torch.per_tensor_affine, is_dynamic=True)
+
+    def bias(nodes):
+        sources = [(nodes["amax"], nodes["linear"]), (nodes["fc_weight"], nodes["linear"])]
+        return q.DerivedQuantizationSpec(sources, lambda _observers: None, torch.int32)
+
+    quantizer = by_hand({"linear": ({"amax": dynamic, "fc_weight": INT8, "fc_bias": bias}, None)})
+    with pytest.raises(q.UnsupportedError, match=r"fc_bias -> linear.*derive from those of a dynamic tensor"):
+        q.prepare_pt2e(exported, quantizer)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "words"),
+    [
+        (PerGroup(3), r"PerGroup\(group_size=3\) does not divide a tensor of shape \[2, 4\]"),
+        (PerGroup(0), r"PerGroup\(group_size=0\) does not divide"),
+        (PerBlock((1, 2, 2)), r"more axes than the tensor's shape \[2, 4\]"),
+        (PerRow(2), "names axis 2 of a tensor of rank 2"),
+    ],
+)
+def test_blocks_that_do_not_fit_the_tensor(exported, granularity, words):
+    spec = q.QuantizationSpec(torch.int8, MinMaxObserver.with_args(granularity=granularity))
+    with pytest.raises(q.InvalidAnnotationError, match=rf"fc_weight -> linear: .*{words}"):
+        q.prepare_pt2e(exported, by_hand({"linear": ({"fc_weight": spec}, None)}))
+
+
+def test_a_cast_has_no_codes():
+    with pytest.raises(q.InvalidSpecError, match=r"a cast to torch\.float16 has no codes"):
+        q.QuantizationSpec(torch.float16, quant_min=0, quant_max=1)
 
 
 def test_errors_name_the_users_line(exported):

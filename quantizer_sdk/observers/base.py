@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantizer_sdk.dtypes import code_range
-from quantizer_sdk.errors import CalibrationError, NonFiniteError, UncalibratedError
+from quantizer_sdk.dtypes import CODE_RANGES, code_range
+from quantizer_sdk.errors import CalibrationError, InvalidSpecError, NonFiniteError, UncalibratedError
+from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor, grid_of, to_lanes
 from quantizer_sdk.qparams import choose_qparams
 from quantizer_sdk.spec import PER_CHANNEL_SCHEMES
 
@@ -51,15 +52,20 @@ class ObserverBase(nn.Module, ABC):
     """Watches a tensor go by and chooses its qparams.
 
     Args:
-        dtype: The integer type of the codes.
+        dtype: The type of the codes; a float type that a tensor is merely cast to has none.
         quant_min: Smallest code; None takes the dtype's.
         quant_max: Largest code; None takes the dtype's.
         qscheme: Per tensor or per channel, symmetric or affine; None takes `default_qscheme` of the class.
         ch_axis: The channel axis of a per-channel scheme; None takes 0.
         is_dynamic: Kept for the engine, which converts a dynamic observer to qparams computed at run time.
         eps: Smallest scale to choose; None takes `qparams.default_eps`.
+        granularity: How many elements share one scale; None takes what the qscheme says. With it, the qscheme only
+            tells symmetric from affine.
+        power_of_two_scale: Whether scales are rounded up to powers of two.
 
     Attributes:
+        shape: The shape of the last tensor seen; None before the first.
+        value_dtype: Its float type; None before the first.
         scale_floor: Smallest scale by channel, float32 [1] or [channels]; passes set it where kernels need one.
         location: Where in the model this observer sits, in words; the engine sets it and errors quote it.
     """
@@ -75,15 +81,22 @@ class ObserverBase(nn.Module, ABC):
         ch_axis: int | None = None,
         is_dynamic: bool = False,
         eps: float | None = None,
+        granularity: Granularity | None = None,
+        power_of_two_scale: bool = False,
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        self.quant_min, self.quant_max = code_range(dtype, quant_min, quant_max)
+        self.quant_min, self.quant_max = code_range(dtype, quant_min, quant_max) if dtype in CODE_RANGES else (0, 0)
         self.qscheme = self.default_qscheme if qscheme is None else qscheme
-        self.per_channel = self.qscheme in PER_CHANNEL_SCHEMES
-        self.ch_axis = (ch_axis if ch_axis is not None else 0) if self.per_channel else None
+        if granularity is None:
+            granularity = PerAxis(ch_axis or 0) if self.qscheme in PER_CHANNEL_SCHEMES else PerTensor()
+        self.granularity = granularity
+        self.ch_axis = granularity.axis if isinstance(granularity, PerAxis) else None
         self.is_dynamic = is_dynamic
         self.eps = eps
+        self.power_of_two_scale = power_of_two_scale
+        self.shape: tuple[int, ...] | None = None
+        self.value_dtype: torch.dtype | None = None
         self.location = ""
         self.scale_floor: torch.Tensor | None = None
 
@@ -103,7 +116,7 @@ class ObserverBase(nn.Module, ABC):
 
     @abstractmethod
     def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (min, max) to quantize, shape [] or [channels], float32."""
+        """Return the (min, max) to quantize, float32; shape [] per tensor, [channels] per axis, else the grid's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Observe and pass through.
@@ -118,11 +131,12 @@ class ObserverBase(nn.Module, ABC):
         if x.numel() == 0:
             message = f"{self._where()} was given an empty tensor of shape {tuple(x.shape)}; leave empty batches out"
             raise CalibrationError(message)
+        self.shape, self.value_dtype = tuple(x.shape), x.dtype
         self.observe(x.detach())
         return x
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (scale, zero_point), float32 and int32, of shape [1] or [channels].
+        """Return (scale, zero_point), float32 and int32; shape [1] per tensor, [channels] per axis, else the grid's.
 
         Raises:
             UncalibratedError: It has seen no data.
@@ -136,23 +150,40 @@ class ObserverBase(nn.Module, ABC):
             high,
             quant_min=self.quant_min,
             quant_max=self.quant_max,
-            symmetric=self.qscheme in _SYMMETRIC,
+            symmetric=self.symmetric,
             eps=self.eps,
+            power_of_two=self.power_of_two_scale,
         )
-        scale = scale.reshape(-1)
+        if scale.dim() == 0:
+            scale, zero_point = scale.reshape(1), zero_point.reshape(1)
         if self.scale_floor is not None:
             scale = torch.maximum(scale, self.scale_floor)
-        return scale, zero_point.reshape(-1)
+        return scale, zero_point
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the zero point is fixed by the range of codes alone."""
+        return self.qscheme in _SYMMETRIC
+
+    def _lanes(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Return `x` as [blocks, elements of a block], and the shape that one number a block has in the state."""
+        try:
+            block = self.granularity.block_of(x.shape)
+        except InvalidSpecError as e:
+            message = f"{self._where()} was given shape {tuple(x.shape)}, but {e}"
+            raise CalibrationError(message) from e
+        if isinstance(self.granularity, PerTensor):
+            return x.reshape(1, -1), ()
+        shape = (x.shape[self.granularity.axis],) if isinstance(self.granularity, PerAxis) else grid_of(block, x.shape)
+        return to_lanes(x, block), shape
 
     def _min_max(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Smallest and largest value, over all or by channel, in float32; refuses what is not finite."""
-        if self.ch_axis is None:
+        """Smallest and largest value, over all or by block, in float32; refuses what is not finite."""
+        if isinstance(self.granularity, PerTensor):
             low, high = torch.aminmax(x)
         else:
-            if self.ch_axis >= x.dim():
-                message = f"{self._where()} has ch_axis={self.ch_axis}, but was given shape {tuple(x.shape)}"
-                raise CalibrationError(message)
-            low, high = torch.aminmax(x.movedim(self.ch_axis, 0).flatten(1), dim=1)
+            lanes, shape = self._lanes(x)
+            low, high = (end.reshape(shape) for end in torch.aminmax(lanes, dim=1))
         low, high = low.to(torch.float32), high.to(torch.float32)
         # NaN and infinity survive a minimum or maximum, so two small tensors tell about the whole.
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
@@ -178,5 +209,4 @@ class ObserverBase(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Return the range and scheme for printing."""
-        axis = "" if self.ch_axis is None else f", ch_axis={self.ch_axis}"
-        return f"{self.dtype}, {self.quant_min}..{self.quant_max}, {self.qscheme}{axis}"
+        return f"{self.dtype}, {self.quant_min}..{self.quant_max}, {self.qscheme}, {self.granularity}"

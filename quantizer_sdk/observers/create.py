@@ -7,20 +7,26 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from quantizer_sdk.dtypes import code_range, is_cast
 from quantizer_sdk.errors import InvalidSpecError, UnsupportedError
+from quantizer_sdk.granularity import PerRow, PerTensor, PerToken
 from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
 from quantizer_sdk.observers.derived import DerivedObserver
 from quantizer_sdk.observers.fixed import FixedQParamsObserver
 from quantizer_sdk.observers.min_max import MinMaxObserver, PerChannelMinMaxObserver
+from quantizer_sdk.observers.placeholder import PlaceholderObserver
 from quantizer_sdk.spec import (
     PER_CHANNEL_SCHEMES,
+    SYMMETRIC_SCHEMES,
     DerivedQuantizationSpec,
     FixedQParamsQuantizationSpec,
     QuantizationSpec,
     QuantizationSpecBase,
     RoundedQuantizationSpec,
+    granularity_of,
 )
 
 __all__ = ["create_observer", "is_observer"]
@@ -43,13 +49,14 @@ def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence
 
     Raises:
         InvalidSpecError: The constructor refuses the spec's fields, or makes no observer.
-        UnsupportedError: The spec is of a kind that the engine does not know, or asks for dynamic quantization.
+        UnsupportedError: The spec is of a kind that the engine does not know, or asks for dynamic quantization in a
+            form that no op computes.
     """
     if getattr(spec, "is_dynamic", False):
-        message = f"{location}: {spec} is dynamic; the engine converts static specs only so far (is_dynamic=False)"
-        raise UnsupportedError(message)
+        _check_dynamic(spec, location)
     observer: nn.Module
     if isinstance(spec, DerivedQuantizationSpec):
+        _check_sources(sources, location)
         keep_float = isinstance(spec, RoundedQuantizationSpec)
         observer = DerivedObserver(sources, **_fields(spec, "derived_from"), keep_float=keep_float)
     elif isinstance(spec, FixedQParamsQuantizationSpec):
@@ -64,6 +71,40 @@ def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence
     return observer
 
 
+def _check_dynamic(spec: QuantizationSpecBase, location: str) -> None:
+    """Refuse what the ops that choose qparams at run time cannot do."""
+    if not isinstance(spec, QuantizationSpec):
+        message = f"{location}: a {type(spec).__name__} cannot be dynamic; only a QuantizationSpec can"
+        raise UnsupportedError(message)
+    granularity = granularity_of(spec)
+    low, high = code_range(spec.dtype, spec.quant_min, spec.quant_max)
+    if isinstance(granularity, (PerToken, PerRow)) and granularity in (PerToken(), PerRow(-1)):
+        full = {(-128, 127)} | ({(-127, 127)} if spec.qscheme in SYMMETRIC_SCHEMES else set())
+        if spec.dtype is not torch.int8 or (low, high) not in full:
+            message = (
+                f"{location}: dynamic per token in {spec.dtype} {low}..{high}; the op that chooses such qparams knows "
+                "torch.int8 with all its codes"
+            )
+            raise UnsupportedError(message)
+    elif not isinstance(granularity, PerTensor):
+        message = f"{location}: dynamic with {granularity}; run-time qparams are per tensor or per token"
+        raise UnsupportedError(message)
+    elif spec.dtype not in (torch.int8, torch.uint8):
+        message = f"{location}: dynamic in {spec.dtype}; the op that chooses qparams knows torch.int8 and torch.uint8"
+        raise UnsupportedError(message)
+
+
+def _check_sources(sources: Sequence[nn.Module], location: str) -> None:
+    """Refuse to derive qparams from such as are there only at run time."""
+    for source in sources:
+        if getattr(source, "is_dynamic", False):
+            message = (
+                f"{location}: its qparams derive from those of a dynamic tensor, which are not known before run time; "
+                "leave a bias beside dynamic activations float"
+            )
+            raise UnsupportedError(message)
+
+
 def _fields(spec: Any, *dropped: str) -> dict[str, Any]:
     return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in dropped}
 
@@ -71,7 +112,10 @@ def _fields(spec: Any, *dropped: str) -> dict[str, Any]:
 def _call_constructor(spec: QuantizationSpec, location: str) -> nn.Module:
     constructor = spec.observer_or_fake_quant_ctr
     if constructor is None:
-        constructor = PerChannelMinMaxObserver if spec.qscheme in PER_CHANNEL_SCHEMES else MinMaxObserver
+        if spec.is_dynamic or is_cast(spec.dtype):
+            constructor = PlaceholderObserver
+        else:
+            constructor = PerChannelMinMaxObserver if spec.qscheme in PER_CHANNEL_SCHEMES else MinMaxObserver
     fields = _fields(spec, "observer_or_fake_quant_ctr")
     target = _class_of(constructor)
     if not (isinstance(target, type) and issubclass(target, ObserverBase)):

@@ -11,7 +11,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.constants import Constants, constant_nodes, dependencies_of
-from quantizer_sdk.qdq import is_quantize
+from quantizer_sdk.qdq import is_narrowing_cast, is_quantize
 
 __all__ = ["fold_quantized_constants"]
 
@@ -23,7 +23,7 @@ def fold_quantized_constants(model: GraphModule) -> None:
     """
     constants = Constants(model)
     constant = constant_nodes(model.graph)
-    folded = [node for node in model.graph.nodes if node in constant and is_quantize(node)]
+    folded = [node for node in model.graph.nodes if node in constant and (is_quantize(node) or is_narrowing_cast(node))]
     values: dict[Node, Any] = {}
     for node in folded:
         target = str(_origin(node).target)

@@ -1,7 +1,7 @@
 """Replace every observer by a quantize op and a dequantize op for each user.
 
 Requires a prepared graph. Ensures: no observer is left; every dequantize has one user, as backends' matchers expect;
-the new nodes carry the provenance of the tensor that they quantize.
+a quantize op carries the provenance of the op that makes its tensor, a dequantize op that of the op that reads it.
 """
 
 from __future__ import annotations
@@ -13,47 +13,67 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.constants import Constants, constant_nodes
+from quantizer_sdk.decision import DECISION_KEY
+from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import NonFiniteError, UncalibratedError
 from quantizer_sdk.observers.create import is_observer
 from quantizer_sdk.passes.fit_bias import fit_bias
+from quantizer_sdk.passes.observer_qparams import Chosen, QParamsMaker
 from quantizer_sdk.provenance import describe, value_of
-from quantizer_sdk.qdq import QParams, emit_dequantize, emit_quantize
-from quantizer_sdk.spec import PER_CHANNEL_SCHEMES
+from quantizer_sdk.qdq import QParams, emit_cast, emit_dequantize, emit_quantize
+from quantizer_sdk.spec import ANNOTATION_KEY
 
 __all__ = ["observers_to_qdq"]
 
-_PROVENANCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom", "seq_nr")
+# What a node knows about itself; all else that it carries tells where it comes from.
+_OF_ITSELF = frozenset({"val", "tensor_meta", "example_value", "unbacked_bindings", ANNOTATION_KEY, DECISION_KEY})
 
 
-def observers_to_qdq(model: GraphModule) -> None:
+def observers_to_qdq(model: GraphModule, *, tensor_qparams: bool = False) -> None:
     """Convert all observers, or none.
+
+    Args:
+        model: The prepared graph.
+        tensor_qparams: Whether static per-tensor qparams become buffers instead of numbers in the graph.
 
     Raises:
         UncalibratedError: Observers have seen no data; names each.
         NonFiniteError: An observer of another library yields a scale that is no positive number.
+        UnsupportedError: A bias overflows its derived scale, or an observer's granularity needs run-time qparams.
     """
     modules = dict(model.named_modules())
     calls = [node for node in model.graph.nodes if node.op == "call_module" and is_observer(modules[str(node.target)])]
     constants, constant = Constants(model), constant_nodes(model.graph)
-    _observe_constants(calls, modules, constants, constant)
-    _refuse_uncalibrated(calls, modules)
-    chosen = {str(call.target): _choose(modules[str(call.target)], call) for call in calls}
-    for call in fit_bias(calls, modules, chosen, constants, constant):
+    static = [call for call in calls if _is_static(modules[str(call.target)])]
+    _observe_constants(static, modules, constants, constant)
+    _refuse_uncalibrated(static, modules)
+    chosen = {str(call.target): _choose(modules[str(call.target)], call) for call in static}
+    for call in fit_bias(static, modules, chosen, constants, constant):
         chosen[str(call.target)] = _choose(modules[str(call.target)], call)
-    stored: dict[str, tuple[Node, Node]] = {}
+    maker = QParamsMaker(model, constants, tensor_qparams=tensor_qparams)
     examples = _Examples()
     for call in calls:
         name = str(call.target)
-        tensor = call.args[0]
-        assert isinstance(tensor, Node)
-        if getattr(modules[name], "keep_float", False) and tensor.op == "get_attr":
-            _round_constant(model, constants, call, tensor, modules[name], chosen[name])
-            continue
+        observer, tensor = modules[name], call.all_input_nodes[0]
         with model.graph.inserting_before(call):
-            qparams = _qparams(constants, name, modules[name], chosen[name], tensor, stored)
-            _replace(model, call, tensor, qparams, examples)
+            if is_cast(observer.dtype):
+                _cast(model, call, tensor, observer, examples)
+            elif observer.dtype not in CODE_RANGES:
+                call.replace_all_uses_with(tensor)
+                model.graph.erase_node(call)
+            elif getattr(observer, "is_dynamic", False):
+                _replace(model, call, tensor, maker.dynamic(observer, tensor), observer, examples)
+            elif getattr(observer, "keep_float", False) and tensor.op == "get_attr":
+                _round_constant(model, constants, call, tensor, observer, chosen[name])
+            else:
+                _replace(model, call, tensor, maker.static(name, observer, chosen[name], tensor), observer, examples)
     for name in dict.fromkeys(str(call.target) for call in calls):
         delattr(model, name)
+
+
+def _is_static(observer: Any) -> bool:
+    """Whether an observer's qparams are chosen at conversion."""
+    return observer.dtype in CODE_RANGES and not getattr(observer, "is_dynamic", False)
 
 
 def _observe_constants(
@@ -61,8 +81,7 @@ def _observe_constants(
 ) -> None:
     """Show weights to observers that have not seen them: they need no calibration data."""
     for call in calls:
-        tensor, observer = call.args[0], modules[str(call.target)]
-        assert isinstance(tensor, Node)
+        tensor, observer = call.all_input_nodes[0], modules[str(call.target)]
         if tensor in constant and not _calibrated(observer):
             _own_buffers(observer)
             with torch.no_grad():
@@ -91,9 +110,9 @@ def _calibrated(observer: nn.Module) -> bool:
 
 def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> None:
     missing = {
-        str(call.target): describe(tensor)
+        str(call.target): describe(call.all_input_nodes[0])
         for call in calls
-        if isinstance(tensor := call.args[0], Node) and not _calibrated(modules[str(call.target)])
+        if not _calibrated(modules[str(call.target)])
     }
     if missing:
         names = "; ".join(f"{name} on the output of {where}" for name, where in list(missing.items())[:20])
@@ -105,7 +124,7 @@ def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> No
         raise UncalibratedError(message)
 
 
-def _choose(observer: Any, call: Node) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose(observer: Any, call: Node) -> Chosen:
     scale, zero_point = observer.calculate_qparams()
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         where = describe(call.all_input_nodes[0])
@@ -114,43 +133,8 @@ def _choose(observer: Any, call: Node) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, zero_point
 
 
-def _qparams(
-    constants: Constants,
-    name: str,
-    observer: Any,
-    chosen: tuple[torch.Tensor, torch.Tensor],
-    tensor: Node,
-    stored: dict[str, tuple[Node, Node]],
-) -> QParams:
-    scale, zero_point = chosen
-    quant_min, quant_max, dtype = observer.quant_min, observer.quant_max, observer.dtype
-    if observer.qscheme not in PER_CHANNEL_SCHEMES:
-        return QParams(
-            scale=float(scale), zero_point=int(zero_point), quant_min=quant_min, quant_max=quant_max, dtype=dtype
-        )
-    if name not in stored:
-        near = str(tensor.target) if tensor.op == "get_attr" else name
-        stored[name] = (
-            constants.add(f"{near}_scale", scale.detach().to(torch.float32), like=tensor),
-            constants.add(f"{near}_zero_point", zero_point.detach().to(torch.int64), like=tensor),
-        )
-    return QParams(
-        scale=stored[name][0],
-        zero_point=stored[name][1],
-        quant_min=quant_min,
-        quant_max=quant_max,
-        dtype=dtype,
-        ch_axis=observer.ch_axis,
-    )
-
-
 def _round_constant(
-    model: GraphModule,
-    constants: Constants,
-    call: Node,
-    tensor: Node,
-    observer: Any,
-    chosen: tuple[torch.Tensor, torch.Tensor],
+    model: GraphModule, constants: Constants, call: Node, tensor: Node, observer: Any, chosen: Chosen
 ) -> None:
     """Replace a constant by its value rounded to the codes, computed in float64 and stored in the same float type."""
     scale, zero_point = (value.detach().to(torch.float64) for value in chosen)
@@ -162,8 +146,7 @@ def _round_constant(
     target = str(tensor.target)
     call.args = ()
     constants.release(tensor)
-    with model.graph.inserting_before(call):
-        rounded = constants.add(target, ((codes - zero_point) * scale).to(value.dtype), like=tensor)
+    rounded = constants.add(target, ((codes - zero_point) * scale).to(value.dtype), like=tensor)
     call.replace_all_uses_with(rounded)
     model.graph.erase_node(call)
 
@@ -184,20 +167,55 @@ class _Examples:
         return self._made[key]
 
 
-def _replace(model: GraphModule, call: Node, tensor: Node, qparams: QParams, examples: _Examples) -> None:
+def _float_dtype(tensor: Node, observer: Any) -> torch.dtype | None:
+    """Return the float type of what an observer watches; None where neither graph nor calibration told."""
     value = value_of(tensor)
-    is_tensor = isinstance(value, torch.Tensor)
-    provenance = {key: tensor.meta[key] for key in _PROVENANCE if key in tensor.meta}
-    codes = emit_quantize(model.graph, tensor, qparams)
-    codes.meta.update(provenance)
-    if is_tensor:
-        codes.meta["val"] = examples.of(value, qparams.dtype)
+    found = value.dtype if isinstance(value, torch.Tensor) else getattr(observer, "value_dtype", None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _cast(model: GraphModule, call: Node, tensor: Node, observer: Any, examples: _Examples) -> None:
+    """Round to a smaller float type, once, and return for each user."""
+    value, out_dtype = value_of(tensor), _float_dtype(tensor, observer) or torch.float32
+    small = emit_cast(model.graph, tensor, observer.dtype)
+    _describe(small, tensor, call, examples.of(value, observer.dtype) if isinstance(value, torch.Tensor) else None)
     for user in list(call.users):
-        real = emit_dequantize(model.graph, codes, qparams, value.dtype if is_tensor else None)
-        real.meta.update(provenance)
-        if is_tensor:
-            real.meta["val"] = value
+        back = emit_cast(model.graph, small, out_dtype)
+        _describe(back, user, tensor, value)
+        user.replace_input_with(call, back)
+    model.graph.erase_node(call)
+    if not small.users:
+        model.graph.erase_node(small)
+
+
+def _replace(
+    model: GraphModule, call: Node, tensor: Node, qparams: QParams, observer: Any, examples: _Examples
+) -> None:
+    value = value_of(tensor)
+    codes = emit_quantize(model.graph, tensor, qparams)
+    first_user = next(iter(call.users), tensor)
+    for node in (qparams.scale, qparams.zero_point):
+        if isinstance(node, Node) and node.op == "call_function":
+            _describe(node, tensor, first_user, None)
+            _describe(node.all_input_nodes[0], tensor, first_user, None)
+    _describe(codes, tensor, first_user, examples.of(value, qparams.dtype) if _is_tensor(value) else None)
+    out_dtype = _float_dtype(tensor, observer)
+    for user in list(call.users):
+        real = emit_dequantize(model.graph, codes, qparams, out_dtype)
+        _describe(real, user, tensor, value)
         user.replace_input_with(call, real)
     model.graph.erase_node(call)
     if not codes.users:
         model.graph.erase_node(codes)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _describe(node: Node, owner: Node, other: Node, value: Any) -> None:
+    """Give a new node the provenance of its owner; of `other` where the owner, such as a weight, has none."""
+    source = owner if owner.meta.get("stack_trace") or owner.meta.get("nn_module_stack") else other
+    node.meta.update({key: item for key, item in source.meta.items() if key not in _OF_ITSELF})
+    if value is not None:
+        node.meta["val"] = value

@@ -190,7 +190,7 @@ def test_another_number_of_channels_names_both(kind):
 
 @pytest.mark.parametrize("kind", PER_CHANNEL)
 def test_a_tensor_without_the_channel_axis_is_named(kind):
-    with pytest.raises(CalibrationError, match=r"ch_axis=2, but was given shape \(2, 3\)"):
+    with pytest.raises(CalibrationError, match=r"given shape \(2, 3\), but PerAxis\(axis=2\) names axis 2"):
         kind(ch_axis=2)(torch.randn(2, 3))
 
 
@@ -307,10 +307,10 @@ def test_growing_the_histogram_merges_pairs_of_bins():
     # Four values that fill four neighbouring bins, then one far out: each doubling adds neighbours up.
     observer = observe(HistogramObserver(bins=8), torch.tensor([0.1, 0.3, 0.6, 0.9, -0.9]))
     assert float(observer.bin_width) == 0.25
-    assert observer.histogram.tolist() == [1, 0, 0, 0, 1, 1, 1, 1]
+    assert observer.histogram.tolist() == [[1, 0, 0, 0, 1, 1, 1, 1]]
     observe(observer, torch.tensor([1.9]))
     assert float(observer.bin_width) == 0.5
-    assert observer.histogram.tolist() == [0, 0, 1, 0, 2, 2, 0, 1]
+    assert observer.histogram.tolist() == [[0, 0, 1, 0, 2, 2, 0, 1]]
 
 
 def test_the_order_of_batches_moves_no_value_by_more_than_one_bin():
@@ -318,7 +318,7 @@ def test_the_order_of_batches_moves_no_value_by_more_than_one_bin():
     one, other = (observe(HistogramObserver(bins=256), *order) for order in (batches, batches[::-1]))
     assert torch.equal(one.bin_width, other.bin_width)
     assert ends_of_data(one) == ends_of_data(other)
-    first, second = one.histogram.cumsum(0), other.histogram.cumsum(0)
+    first, second = one.histogram[0].cumsum(0), other.histogram[0].cumsum(0)
     assert bool((second[1:] >= first[:-1]).all())
     assert bool((first[1:] >= second[:-1]).all())
 
@@ -357,9 +357,18 @@ def test_bins_must_be_a_multiple_of_4(bins):
         HistogramObserver(bins=bins)
 
 
-def test_histogram_refuses_per_channel_and_says_what_to_use():
-    with pytest.raises(InvalidSpecError, match="use PerChannelMinMaxObserver"):
-        HistogramObserver(qscheme=torch.per_channel_symmetric)
+@pytest.mark.parametrize("scheme", [torch.per_channel_affine, torch.per_channel_symmetric])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_histogram_per_channel_is_one_for_each_channel(scheme, axis):
+    batches = [torch.randn(4, 3, 5) * 10.0 ** torch.arange(4).reshape(4, 1, 1) for _ in range(3)]
+    batches = [batch.movedim(0, axis) for batch in batches]
+    together = observe(HistogramObserver(qscheme=scheme, ch_axis=axis), *batches)
+    per_tensor = torch.per_tensor_affine if scheme is torch.per_channel_affine else torch.per_tensor_symmetric
+    for channel in range(batches[0].shape[axis]):
+        alone = observe(HistogramObserver(qscheme=per_tensor), *(batch.select(axis, channel) for batch in batches))
+        assert torch.equal(alone.histogram[0], together.histogram[channel])
+        for one, other in zip(alone.calculate_qparams(), together.calculate_qparams(), strict=True):
+            assert one[0] == other[channel]
 
 
 # Fixed and derived
@@ -465,8 +474,8 @@ def test_axis_of_the_spec_reaches_an_observer_of_any_name():
 
 
 def test_a_constructor_that_refuses_its_fields_is_named_with_the_place():
-    spec = QuantizationSpec(torch.int8, HistogramObserver, qscheme=torch.per_channel_symmetric)
-    with pytest.raises(InvalidSpecError, match=r"conv -> add: HistogramObserver does not take.*one histogram is kept"):
+    spec = QuantizationSpec(torch.int8, HistogramObserver.with_args(bins=3))
+    with pytest.raises(InvalidSpecError, match=r"conv -> add: HistogramObserver does not take.*bins is 3"):
         create_observer(spec, "conv -> add")
 
 

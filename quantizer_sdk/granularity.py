@@ -1,0 +1,155 @@
+"""How many elements share one scale. The names and meanings are torchao's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from quantizer_sdk.errors import InvalidSpecError
+
+__all__ = ["Granularity", "PerAxis", "PerBlock", "PerGroup", "PerRow", "PerTensor", "PerToken", "grid_of", "to_lanes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Granularity(ABC):
+    """A partition of a tensor into blocks of one shape; each block has one scale and one zero point."""
+
+    @abstractmethod
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the block's size along each axis of a tensor of this shape.
+
+        Raises:
+            InvalidSpecError: The tensor has no such axis, or blocks do not divide it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor(Granularity):
+    """One scale for the tensor."""
+
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape."""
+        return tuple(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class PerAxis(Granularity):
+    """One scale for each index along an axis, such as the output channels of a weight.
+
+    Attributes:
+        axis: Which axis; negative ones count from the end.
+    """
+
+    axis: int
+
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return 1 along the axis, all elsewhere."""
+        axis = _axis(self, self.axis, shape)
+        return tuple(1 if index == axis else size for index, size in enumerate(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class PerRow(Granularity):
+    """One scale for each row along an axis: every other axis is kept.
+
+    Attributes:
+        dim: The axis that a row runs along; negative ones count from the end.
+    """
+
+    dim: int = -1
+
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return all along the axis, 1 elsewhere."""
+        dim = _axis(self, self.dim, shape)
+        return tuple(size if index == dim else 1 for index, size in enumerate(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken(Granularity):
+    """One scale for each vector along the last axis, chosen at run time."""
+
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return all along the last axis, 1 elsewhere."""
+        return PerRow(-1).block_of(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class PerGroup(Granularity):
+    """One scale for each group of neighbours along the last axis.
+
+    Attributes:
+        group_size: How many neighbours.
+    """
+
+    group_size: int
+
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the group size along the last axis, 1 elsewhere."""
+        return _divided(self, (1,) * (len(shape) - 1) + (self.group_size,), shape)
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock(Granularity):
+    """One scale for each block of a given size.
+
+    Attributes:
+        block_size: Its size along each axis, the last ones first aligned: axes before them have blocks of 1. -1 takes
+            the whole axis.
+    """
+
+    block_size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block_size", tuple(self.block_size))
+
+    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the block, whole axes filled in."""
+        if len(self.block_size) > len(shape):
+            message = f"{self} has more axes than the tensor's shape {list(shape)}"
+            raise InvalidSpecError(message)
+        padded = (1,) * (len(shape) - len(self.block_size)) + self.block_size
+        return _divided(
+            self, [size if block == -1 else block for block, size in zip(padded, shape, strict=True)], shape
+        )
+
+
+def _axis(granularity: Granularity, axis: int, shape: Sequence[int]) -> int:
+    if not -len(shape) <= axis < len(shape):
+        message = (
+            f"{granularity} names axis {axis} of a tensor of rank {len(shape)}; accepted are 0 to {len(shape) - 1}"
+        )
+        raise InvalidSpecError(message)
+    return axis % len(shape)
+
+
+def _divided(granularity: Granularity, block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    if not shape or any(size < 1 or total % size for size, total in zip(block, shape, strict=True)):
+        message = (
+            f"{granularity} does not divide a tensor of shape {list(shape)}; each axis must be a multiple of its block"
+        )
+        raise InvalidSpecError(message)
+    return tuple(block)
+
+
+def grid_of(block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of blocks along each axis."""
+    return tuple(size // part if part else 0 for part, size in zip(block, shape, strict=True))
+
+
+def to_lanes(x: torch.Tensor, block: Sequence[int]) -> torch.Tensor:
+    """Return a tensor [blocks, elements of a block], blocks in the order of the grid, without a copy where possible."""
+    grid = grid_of(block, x.shape)
+    kept = [axis for axis, count in enumerate(grid) if count != 1]
+    if not kept:
+        return x.reshape(1, -1)
+    if len(kept) == 1 and block[kept[0]] == 1:
+        return x.movedim(kept[0], 0).flatten(1)
+    split = [size for pair in zip(grid, block, strict=True) for size in pair]
+    order = [*range(0, 2 * x.dim(), 2), *range(1, 2 * x.dim(), 2)]
+    count = 1
+    for size in grid:
+        count *= size
+    return x.reshape(split).permute(order).reshape(count, -1)
