@@ -74,6 +74,11 @@ class Constants:
         assert isinstance(value, torch.Tensor), f"{describe(node)} reads a {type(value).__name__}"
         return value
 
+    def is_tensor(self, node: Node) -> bool:
+        """Whether a get_attr node reads a tensor, and not the graph of a branch or a loop."""
+        owner, name = self._owner(str(node.target))
+        return isinstance(getattr(owner, name), torch.Tensor)
+
     def compute(self, node: Node, values: dict[Node, Any]) -> torch.Tensor:
         """Return the value of one of `constant_nodes`.
 

@@ -5,25 +5,37 @@ from __future__ import annotations
 import copy
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
 
-__all__ = ["copy_model"]
+from quantizer_sdk.operands import is_written
+
+__all__ = ["copy_model", "written_tensors"]
 
 # What a GraphModule makes anew for itself.
 _OWN = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
 
 
 def copy_model(model: GraphModule) -> GraphModule:
-    """Copy graph, module tree and hooks, sharing every tensor.
+    """Copy graph, module tree and hooks, sharing every tensor that the model does not write into.
 
     Replacing a tensor of the copy, or changing its graph, leaves the original as it was; writing into a shared
-    tensor does not. Costs O(nodes), and no memory for weights. The copy's code is made by `recompile`, at the latest
-    when the copy is called.
+    tensor does not. State that the model itself writes, such as a cache, is copied. Costs O(nodes), and no memory for
+    weights. The copy's code is made by `recompile`, at the latest when the copy is called.
     """
     copies: dict[nn.Module, nn.Module] = {}
+    result = _copy_graph_module(model, copies)
+    for module in copies.values():
+        _redirect(module, copies)
+    _part_written(result)
+    return result
+
+
+def _copy_graph_module(model: GraphModule, copies: dict[nn.Module, nn.Module]) -> GraphModule:
     result = GraphModule(nn.Module(), Graph())
     copies[model] = result
     for name, child in model._modules.items():
@@ -34,8 +46,6 @@ def copy_model(model: GraphModule) -> GraphModule:
     for name in ("train", "eval"):  # torch.export's own, which refuse: the graph is exported for one of the modes
         if (method := model.__dict__.get(name)) is not None:
             result.__dict__[name] = types.MethodType(method.__func__, result)
-    for module in copies.values():
-        _redirect(module, copies)
     with warnings.catch_warnings():
         # torch's own pytree specs warn of their future whenever they are copied.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
@@ -46,6 +56,28 @@ def copy_model(model: GraphModule) -> GraphModule:
     return result
 
 
+def _part_written(model: GraphModule) -> None:
+    """Give a copy its own of every tensor that the graph writes into: running it changes no other model."""
+    own: dict[torch.Tensor, torch.Tensor] = {}
+    for tensor in written_tensors(model):
+        if tensor not in own:
+            own[tensor] = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                own[tensor] = nn.Parameter(own[tensor], requires_grad=tensor.requires_grad)
+    for module in model.modules() if own else ():  # by whatever names they are held
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+        for held in holders:
+            held.update({name: own[it] for name, it in held.items() if isinstance(it, torch.Tensor) and it in own})
+
+
+def written_tensors(model: GraphModule) -> Iterator[torch.Tensor]:
+    """Yield every tensor that the graph writes into."""
+    for node in model.graph.nodes:
+        if node.op == "get_attr" and is_written(node):
+            path, _, name = str(node.target).rpartition(".")
+            yield getattr(model.get_submodule(path), name)
+
+
 def _compile_first(model: GraphModule, *args: Any, **kwargs: Any) -> Any:
     """Stand in for a forward whose code is not made yet."""
     model.recompile()
@@ -53,13 +85,11 @@ def _compile_first(model: GraphModule, *args: Any, **kwargs: Any) -> Any:
 
 
 def _copy_tree(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Copy a module and those below it, once each; submodules of control flow, which are graphs themselves, deeply."""
+    """Copy a module and those below it, once each."""
     if module in copies:
         return copies[module]
     if isinstance(module, GraphModule):
-        tensors = [*module.parameters(), *module.buffers()]
-        copies[module] = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-        return copies[module]
+        return _copy_graph_module(module, copies)
     result = module.__class__.__new__(module.__class__)
     copies[module] = result
     for name, value in module.__dict__.items():

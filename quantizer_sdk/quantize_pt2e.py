@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,15 +11,20 @@ from torch import nn
 from torch.fx import GraphModule
 
 from quantizer_sdk.collection import without_collection
+from quantizer_sdk.control_flow import graphs_of, inner_graphs
 from quantizer_sdk.errors import CalibrationError, InvalidAnnotationError, NothingAnnotatedError
-from quantizer_sdk.model_copy import copy_model
+from quantizer_sdk.model_copy import copy_model, written_tensors
 from quantizer_sdk.observers.create import create_observer
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
-from quantizer_sdk.passes.fold_quantized_constants import fold_quantized_constants
+from quantizer_sdk.passes.fold_quantized_constants import drop_unused_constants, fold_quantized_constants
+from quantizer_sdk.passes.inline_regions import inline_regions
 from quantizer_sdk.passes.insert_observers import insert_observers
+from quantizer_sdk.passes.move_constants import lift_constants, sink_constants
 from quantizer_sdk.passes.observers_to_qdq import observers_to_qdq
+from quantizer_sdk.passes.reference_representation import reference_representation
 from quantizer_sdk.passes.remove_guards import remove_guards
 from quantizer_sdk.passes.remove_identities import remove_identities
+from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe_point
 from quantizer_sdk.quantizer import Quantizer
@@ -32,12 +38,27 @@ __all__ = ["annotate", "calibrate", "convert_pt2e", "prepare_pt2e"]
 def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
     result = copy_model(require_exported(model))
-    remove_identities(result)
-    fold_batch_norm(result)
-    result = quantizer.transform_for_annotation(result)
-    annotated = quantizer.annotate(result)
-    result = result if annotated is None else annotated
-    quantizer.validate(result)
+    inline_regions(result)
+    sink_constants(result)
+    for _path, graph in graphs_of(result):
+        remove_identities(graph)
+        fold_batch_norm(graph)
+    result = _on_every_graph(result, quantizer.transform_for_annotation)
+    if quantizer.enters_control_flow:
+        result = quantizer.annotate(result) or result
+    else:
+        result = _on_every_graph(result, quantizer.annotate)
+    for _path, graph in graphs_of(result):
+        quantizer.validate(graph)
+    return result
+
+
+def _on_every_graph(model: GraphModule, function: Callable[[GraphModule], GraphModule | None]) -> GraphModule:
+    """Call a function on a model and on each graph inside it; what it returns takes the place of what it was given."""
+    result = function(model) or model
+    for name, graph in list(inner_graphs(result)):
+        path, _, attribute = name.rpartition(".")
+        setattr(result.get_submodule(path), attribute, _on_every_graph(graph, function))
     return result
 
 
@@ -63,16 +84,19 @@ def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         InvalidSpecError: An observer refuses the fields of its spec.
     """
     result = annotate(model, quantizer)
-    plan = build_plan(result)
-    if not plan.groups:
+    graphs = list(graphs_of(result))
+    plans = [build_plan(graph) for _path, graph in graphs]
+    if not any(plan.groups for plan in plans):
         raise NothingAnnotatedError(_nothing_annotated(result, quantizer))
-    observers = _create_observers(plan)
-    observer_of = {point: observers[index] for point, index in plan.group_of.items()}
-    quantizer.prepare_obs_or_fq_callback(result, observer_of)
-    _check_callback(plan, observer_of, quantizer)
     freeze_report(result)
-    insert_observers(result, observer_of)
-    result.recompile()
+    for (_path, graph), plan in zip(graphs, plans, strict=True):
+        observers = _create_observers(plan)
+        observer_of = {point: observers[index] for point, index in plan.group_of.items()}
+        quantizer.prepare_obs_or_fq_callback(graph, observer_of)
+        _check_callback(plan, observer_of, quantizer)
+        insert_observers(graph, observer_of)
+    run_plainly(result)
+    result.recompile()  # and the graphs inside it
     verify(result, Stage.PREPARED, after="insert_observers")
     return result
 
@@ -128,7 +152,8 @@ def calibrate(
     """Run a prepared model over calibration data.
 
     Args:
-        prepared: The result of `prepare_pt2e`; its observers change, nothing else does.
+        prepared: The result of `prepare_pt2e`; its observers change, nothing else does: state that the model itself
+            writes, such as a cache, is put back afterwards.
         batches: One element a run: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
         progress: Wraps the batches to show progress, such as `tqdm.tqdm`.
 
@@ -142,7 +167,7 @@ def calibrate(
     """
     require_prepared(prepared)
     count = 0
-    with torch.no_grad():
+    with torch.no_grad(), _state_kept(prepared):
         for batch in batches if progress is None else progress(batches):
             if isinstance(batch, torch.Tensor):
                 prepared(batch)
@@ -163,16 +188,37 @@ def calibrate(
     return count
 
 
+@contextlib.contextmanager
+def _state_kept(model: GraphModule) -> Iterator[None]:
+    """Put back, after the block, what the model's own ops have written into its buffers."""
+    before = {tensor: tensor.detach().clone() for _path, graph in graphs_of(model) for tensor in written_tensors(graph)}
+    try:
+        yield
+    finally:
+        for tensor, value in before.items():
+            tensor.detach().copy_(value)
+
+
 @without_collection()
-def convert_pt2e(model: GraphModule) -> GraphModule:
+def convert_pt2e(
+    model: GraphModule,
+    use_reference_representation: bool = False,
+    fold_quantize: bool = True,
+    *,
+    tensor_qparams: bool = False,
+) -> GraphModule:
     """Turn a calibrated model into a quantized one, with q/dq ops and integer weights.
 
     Args:
         model: The calibrated result of `prepare_pt2e`. It is left as it was.
+        use_reference_representation: Whether linear, conv2d, add, mul and max_pool2d are written out in exact integer
+            arithmetic, as a specification for kernels, and q/dq in plain arithmetic.
+        fold_quantize: Whether weights are stored as integers; else they stay float, and are quantized in each run.
+        tensor_qparams: Whether static per-tensor qparams are buffers that can be changed, instead of numbers.
 
     Returns:
-        A module with the same inputs and outputs whose quantized weights are integer buffers; their float originals
-        are gone from its state dict.
+        A module with the same inputs and outputs. With `fold_quantize` its quantized weights are integer buffers, and
+        their float originals are gone from its state dict.
 
     Raises:
         NotPreparedError: The model holds no observers.
@@ -182,8 +228,17 @@ def convert_pt2e(model: GraphModule) -> GraphModule:
     """
     result = copy_model(require_prepared(model))
     remove_guards(result)
-    observers_to_qdq(result)
-    fold_quantized_constants(result)
-    result.recompile()
-    verify(result, Stage.CONVERTED, after="fold_quantized_constants")
+    for _path, graph in graphs_of(result):
+        observers_to_qdq(graph, tensor_qparams=tensor_qparams)
+        if fold_quantize:
+            fold_quantized_constants(graph)
+        drop_unused_constants(graph)
+        if use_reference_representation:
+            reference_representation(graph)
+    run_by_ops(result)
+    inline_regions(result)
+    lift_constants(result)
+    result.recompile()  # and the graphs inside it
+    stage = Stage.CONVERTED if fold_quantize else Stage.UNFOLDED
+    verify(result, Stage.REFERENCE if use_reference_representation else stage, after="lift_constants")
     return result

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.fx import GraphModule
 
+from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.errors import InvalidAnnotationError
 from quantizer_sdk.provenance import describe
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
@@ -21,7 +22,15 @@ class Quantizer(ABC):
 
     A quantizer reads the graph and leaves a `QuantizationAnnotation` under
     `node.meta["quantization_annotation"]`; the engine does the rest. It is given a copy of the user's model.
+
+    The branches and bodies of control flow are graphs of their own: the engine hands each of them to every method, the
+    model first.
+
+    Attributes:
+        enters_control_flow: Whether `annotate` takes care of the graphs inside a model itself; it is then called once.
     """
+
+    enters_control_flow: ClassVar[bool] = False
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrite what could not be quantized as it is, before `annotate`; by default nothing.
@@ -56,6 +65,8 @@ class ComposableQuantizer(Quantizer):
         InvalidAnnotationError: From `annotate`, where a quantizer changed what an earlier one had annotated.
     """
 
+    enters_control_flow = True
+
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:
         self.quantizers = tuple(quantizers)
 
@@ -69,8 +80,9 @@ class ComposableQuantizer(Quantizer):
         """Let every quantizer annotate, and hold each to what was annotated before it."""
         kept: dict[Any, Any] = {}
         for quantizer in self.quantizers:
-            quantizer.annotate(model)
-            for node in model.graph.nodes:
+            for _path, graph in [("", model)] if quantizer.enters_control_flow else graphs_of(model):
+                quantizer.annotate(graph)
+            for node in (node for _path, graph in graphs_of(model) for node in graph.graph.nodes):
                 annotation = node.meta.get(ANNOTATION_KEY)
                 if node in kept and annotation is not kept[node]:
                     message = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.control_flow import form_of, graphs_of
 from quantizer_sdk.decision import decision_of
 from quantizer_sdk.errors import NotExportedError
 from quantizer_sdk.passes.fold_batch_norm import why_not_folded
@@ -32,7 +33,7 @@ class OpRecord:
     """What became of one op of the user's model.
 
     Attributes:
-        node: Its name in the graph.
+        node: Its name in the graph; inside control flow after the graph's path, "true_graph_0/linear".
         op: Its overload, such as "aten.conv2d.default".
         state: "quantized" (with qparams of its own), "shared" (moves codes under its operand's qparams), "folded" (into
             the constants of another op), or "float".
@@ -119,7 +120,8 @@ def explain(model: GraphModule, quantizer: Quantizer | None = None) -> Explanati
     frozen = model.meta.get(_REPORT_KEY)
     if isinstance(frozen, Explanation):
         return frozen
-    return Explanation(tuple(_records(model)), tuple(model.meta.get("quantizer_sdk_notes", ())))
+    records = (record for path, graph in graphs_of(model) for record in _records(graph, path))
+    return Explanation(tuple(records), tuple(model.meta.get("quantizer_sdk_notes", ())))
 
 
 def freeze_report(model: GraphModule) -> None:
@@ -127,24 +129,31 @@ def freeze_report(model: GraphModule) -> None:
     model.meta[_REPORT_KEY] = explain(model)
 
 
-def _records(model: GraphModule) -> Iterator[OpRecord]:
+def _records(model: GraphModule, path: str) -> Iterator[OpRecord]:
     for node in model.graph.nodes:
         if is_op(node):
-            yield _record(node)
+            yield _record(node, path)
         for folded in decision_of(node).absorbed:
             yield OpRecord(
-                node=folded.node,
+                node=_inside(path, folded.node),
                 op=folded.op,
                 state="folded",
-                reason=f"folded into the constants of {node.name}",
+                reason=f"folded into the constants of {_inside(path, node.name)}",
                 source=folded.source,
                 module=folded.module,
             )
 
 
+def _inside(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
 def is_op(node: Node) -> bool:
-    """Whether a node is an op to account for: a call that computes a tensor, control flow included."""
-    if node.op != "call_function" or is_quantize(node) or is_dequantize(node):
+    """Whether a node is an op to account for: a call that computes a tensor.
+
+    Control flow is where the engine does not enter it; else the ops inside are.
+    """
+    if node.op != "call_function" or is_quantize(node) or is_dequantize(node) or form_of(node) is not None:
         return False
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return True
@@ -160,16 +169,16 @@ def _holds_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _record(node: Node) -> OpRecord:
+def _record(node: Node, path: str) -> OpRecord:
     annotation: QuantizationAnnotation | None = node.meta.get(ANNOTATION_KEY)
     decision = decision_of(node)
     state, row, reason = _judge(node, annotation)
     return OpRecord(
-        node=node.name,
+        node=_inside(path, node.name),
         op=op_name(node),
         state=state,
         row=row,
-        fused_into=decision.fused_into,
+        fused_into=None if decision.fused_into is None else _inside(path, decision.fused_into),
         reason=reason,
         source=source_line(node),
         module=module_path(node),
@@ -192,7 +201,7 @@ def _judge(node: Node, annotation: QuantizationAnnotation | None) -> tuple[str, 
     if _between_qdq(node):
         return "quantized", "q/dq", None
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return "float", None, f"the engine does not quantize inside {node.target} submodules"
+        return "float", None, f"the engine does not quantize inside {node.target}, which has no plain form here"
     if node.target is torch.ops.aten.batch_norm.default and (why := why_not_folded(node)):
         return "float", None, why
     return "float", None, decision.reason or "the quantizer left no annotation on it"

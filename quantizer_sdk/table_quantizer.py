@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.decision import Decision, decision_of, record
 from quantizer_sdk.errors import RuleError
 from quantizer_sdk.match import Match, Refusals, find_matches, is_constant
@@ -43,6 +44,7 @@ class TableQuantizer(Quantizer):
     """
 
     rows: ClassVar[tuple[Row, ...]] = ()
+    enters_control_flow = True
 
     def __init__(self) -> None:
         self._rules = Rules()
@@ -101,6 +103,12 @@ class TableQuantizer(Quantizer):
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate every op that a row and a rule claim, and note for every other one why it stays float."""
         rules = self._effective_rules()
+        for _path, graph in graphs_of(model):
+            self._annotate_graph(graph, rules)
+        self._report_unused(model, rules)
+        return model
+
+    def _annotate_graph(self, model: GraphModule, rules: Rules) -> None:
         claimed = {node for node in model.graph.nodes if ANNOTATION_KEY in node.meta}
         refusals = Refusals()
         compute = [row for row in self.rows if not row.share]
@@ -108,22 +116,19 @@ class TableQuantizer(Quantizer):
             _annotate(match)
         moving = [row for row in self.rows if row.share]
         _annotate_moving(model, find_matches(model.graph, moving, rules.config_of, claimed, refusals), refusals)
-        self._explain(model, rules, refusals)
-        return model
+        for node in model.graph.nodes:
+            if is_op(node) and decision_of(node).row is None and ANNOTATION_KEY not in node.meta:
+                config, rule = rules.config_of(node)
+                reason = refusals.of(node) or (f"no row for {op_name(node)}" if config is not None else rule)
+                record(node, Decision(reason=reason))
 
     def _effective_rules(self) -> Rules:
         if not self._rules.empty or (default := self.default_config()) is None:
             return self._rules
         return Rules(global_config=(default,), node_filter=self._rules.node_filter)
 
-    def _explain(self, model: GraphModule, rules: Rules, refusals: Refusals) -> None:
-        nodes = [node for node in model.graph.nodes if is_op(node)]
-        for node in nodes:
-            if decision_of(node).row is None and ANNOTATION_KEY not in node.meta:
-                config, rule = rules.config_of(node)
-                reason = refusals.of(node) or (f"no row for {op_name(node)}" if config is not None else rule)
-                record(node, Decision(reason=reason))
-        unused = rules.unused(nodes)
+    def _report_unused(self, model: GraphModule, rules: Rules) -> None:
+        unused = rules.unused([node for _path, graph in graphs_of(model) for node in graph.graph.nodes if is_op(node)])
         if unused:
             note = f"{type(self).__name__}: these rules match no op of the model: {', '.join(unused)}"
             model.meta["quantizer_sdk_notes"] = (*model.meta.get("quantizer_sdk_notes", ()), note)

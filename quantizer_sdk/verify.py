@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
     AlreadyPreparedError,
@@ -31,16 +32,22 @@ class Stage(Enum):
     EXPORTED = "exported"
     PREPARED = "prepared"
     CONVERTED = "converted"
+    UNFOLDED = "converted, unfolded"
+    REFERENCE = "reference"
 
 
 Rule = Callable[[GraphModule], Iterator[str]]
 
 
 def observer_calls(model: GraphModule) -> list[Node]:
-    """Return the nodes that call an observer or fake quantizer."""
-    modules = dict(model.named_modules())
+    """Return the nodes that call an observer or fake quantizer, those inside control flow too."""
+    return [call for _path, graph in graphs_of(model) for call in _own_observer_calls(graph)]
+
+
+def _own_observer_calls(graph: GraphModule) -> list[Node]:
+    modules = dict(graph.named_modules())
     return [
-        node for node in model.graph.nodes if node.op == "call_module" and is_observer(modules.get(str(node.target)))
+        node for node in graph.graph.nodes if node.op == "call_module" and is_observer(modules.get(str(node.target)))
     ]
 
 
@@ -59,7 +66,7 @@ def require_exported(model: object) -> GraphModule:
             "prepare the exported model, once, or go on with calibration and convert_pt2e"
         )
         raise AlreadyPreparedError(message)
-    for node in graph_module.graph.nodes:
+    for node in (node for _path, graph in graphs_of(graph_module) for node in graph.graph.nodes):
         if is_quantize(node) or is_dequantize(node):
             message = f"the model is quantized already: it holds {describe(node)}; prepare the float exported model"
             raise AlreadyConvertedError(message)
@@ -89,7 +96,7 @@ def require_prepared(model: object) -> GraphModule:
     graph_module = _require_graph_module(model, "convert_pt2e")
     if observer_calls(graph_module):
         return graph_module
-    for node in graph_module.graph.nodes:
+    for node in (node for _path, graph in graphs_of(graph_module) for node in graph.graph.nodes):
         if is_quantize(node) or is_dequantize(node):
             message = f"the model is quantized already: it holds {describe(node)}; convert_pt2e takes a prepared model"
             raise AlreadyConvertedError(message)
@@ -145,7 +152,7 @@ def _no_annotations(model: GraphModule) -> Iterator[str]:
 
 
 def _no_observers(model: GraphModule) -> Iterator[str]:
-    for node in observer_calls(model):
+    for node in _own_observer_calls(model):
         yield f"{node.target} is still called"
     called = {str(node.target) for node in model.graph.nodes if node.op == "call_module"}
     for name, module in model.named_children():
@@ -180,17 +187,15 @@ def _weights_are_folded(model: GraphModule) -> Iterator[str]:
             yield f"{node.name} quantizes the constant {tensor.target} at run time"
 
 
+_REFERENCE: tuple[Rule, ...] = (_attributes_exist, _no_observers, _no_modules)
+_CONVERTED: tuple[Rule, ...] = (*_REFERENCE, _codes_are_dequantized, _dequantizes_have_one_user)
+
 RULES: dict[Stage, tuple[Rule, ...]] = {
     Stage.EXPORTED: (_attributes_exist,),
     Stage.PREPARED: (_attributes_exist, _no_annotations),
-    Stage.CONVERTED: (
-        _attributes_exist,
-        _no_observers,
-        _no_modules,
-        _codes_are_dequantized,
-        _dequantizes_have_one_user,
-        _weights_are_folded,
-    ),
+    Stage.CONVERTED: (*_CONVERTED, _weights_are_folded),
+    Stage.UNFOLDED: _CONVERTED,
+    Stage.REFERENCE: _REFERENCE,
 }
 
 
@@ -214,9 +219,8 @@ def verify(model: GraphModule, stage: Stage, after: str) -> None:
     Raises:
         GraphError: It breaks a rule; lists every breach.
     """
-    breaches = [breach for rule in RULES[stage] for breach in rule(model)]
-    if not breaches:
-        breaches = _lint(model)
+    breaches = [breach for _path, graph in graphs_of(model) for rule in RULES[stage] for breach in rule(graph)]
+    breaches = breaches or [breach for _path, graph in graphs_of(model) for breach in _lint(graph)]
     if breaches:
         message = f"after {after} the graph is no legal {stage.value} graph: {'; '.join(breaches[:20])}"
         raise GraphError(message)

@@ -1,7 +1,7 @@
 """Compute the codes of quantized constants now, so that no float weight is left in the model.
 
-Requires a graph with q/dq. Ensures: no quantize op depends on constants alone; a tensor that nothing reads any more,
-such as a float weight or the counter of a folded batch norm, is gone from the state dict.
+Requires a graph with q/dq. Ensures: no quantize op depends on constants alone; a float weight that nothing else reads
+is gone from the state dict.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.constants import Constants, constant_nodes, dependencies_of
 from quantizer_sdk.qdq import is_narrowing_cast, is_quantize
 
-__all__ = ["fold_quantized_constants"]
+__all__ = ["drop_unused_constants", "fold_quantized_constants"]
 
 
 def fold_quantized_constants(model: GraphModule) -> None:
@@ -42,6 +42,11 @@ def fold_quantized_constants(model: GraphModule) -> None:
             new = constants.add(target, codes, like=node)
         node.replace_all_uses_with(new)
         model.graph.erase_node(node)
+
+
+def drop_unused_constants(model: GraphModule) -> None:
+    """Remove tensors that nothing reads any more, such as the counter of a folded batch norm."""
+    constants = Constants(model)
     for node in list(model.graph.nodes):
         constants.release(node)
 
