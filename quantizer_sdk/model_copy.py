@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import copy
-import types
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
 
+from quantizer_sdk.errors import UnsupportedError
 from quantizer_sdk.operands import is_written
 
-__all__ = ["copy_model", "written_tensors"]
+__all__ = ["InferenceModule", "copy_model", "written_tensors"]
 
 # What a GraphModule makes anew for itself.
 _OWN = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
+# What torch.export puts on each module that it makes: functions that refuse. They would be lost in a deepcopy.
+_EXPORTS = frozenset({"train", "eval"})
 
 
-def copy_model(model: GraphModule) -> GraphModule:
+class InferenceModule(GraphModule):
+    """A graph for inference only: what its ops do does not depend on a mode, so there is no mode to switch to."""
+
+    def train(self, mode: bool = True) -> InferenceModule:
+        """Accept the mode that there is.
+
+        Raises:
+            UnsupportedError: `mode` is True.
+        """
+        if mode:
+            message = (
+                "this model was prepared for inference: dropout is gone and batch norm is folded, so it has no "
+                "training mode; to train with quantization, use prepare_qat_pt2e on the exported float model"
+            )
+            raise UnsupportedError(message)
+        return super().train(mode=False)
+
+
+def copy_model(model: GraphModule) -> InferenceModule:
     """Copy graph, module tree and hooks, sharing every tensor that the model does not write into.
 
     Replacing a tensor of the copy, or changing its graph, leaves the original as it was; writing into a shared
@@ -28,24 +48,25 @@ def copy_model(model: GraphModule) -> GraphModule:
     weights. The copy's code is made by `recompile`, at the latest when the copy is called.
     """
     copies: dict[nn.Module, nn.Module] = {}
-    result = _copy_graph_module(model, copies)
+    result = _copy_graph_module(model, copies, InferenceModule)
+    result.training = False
     for module in copies.values():
         _redirect(module, copies)
     _part_written(result)
     return result
 
 
-def _copy_graph_module(model: GraphModule, copies: dict[nn.Module, nn.Module]) -> GraphModule:
-    result = GraphModule(nn.Module(), Graph())
+_Kind = TypeVar("_Kind", bound=GraphModule)
+
+
+def _copy_graph_module(model: GraphModule, copies: dict[nn.Module, nn.Module], kind: type[_Kind]) -> _Kind:
+    result = kind(nn.Module(), Graph())
     copies[model] = result
     for name, child in model._modules.items():
         result._modules[name] = None if child is None else _copy_tree(child, copies)
     for name, value in model.__dict__.items():
-        if name != "_modules" and name not in _OWN:
+        if name != "_modules" and name not in _OWN | _EXPORTS:
             result.__dict__[name] = _copy_container(value)
-    for name in ("train", "eval"):  # torch.export's own, which refuse: the graph is exported for one of the modes
-        if (method := model.__dict__.get(name)) is not None:
-            result.__dict__[name] = types.MethodType(method.__func__, result)
     with warnings.catch_warnings():
         # torch's own pytree specs warn of their future whenever they are copied.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
@@ -89,7 +110,7 @@ def _copy_tree(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Modu
     if module in copies:
         return copies[module]
     if isinstance(module, GraphModule):
-        return _copy_graph_module(module, copies)
+        return _copy_graph_module(module, copies, GraphModule)
     result = module.__class__.__new__(module.__class__)
     copies[module] = result
     for name, value in module.__dict__.items():

@@ -37,7 +37,7 @@ __all__ = ["annotate", "calibrate", "convert_pt2e", "prepare_pt2e"]
 
 def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
-    result = copy_model(require_exported(model))
+    result: GraphModule = copy_model(require_exported(model))
     inline_regions(result)
     sink_constants(result)
     for _path, graph in graphs_of(result):

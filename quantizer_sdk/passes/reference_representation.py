@@ -154,7 +154,9 @@ _FORMS: dict[Any, Callable[[Builder, Node, float], Node | None]] = {
 def _rewrite_dynamic_linear(builder: Builder, op: Node) -> None:
     """Replace a linear layer on dynamically quantized input, whose result is float, by an integer one."""
     x, weight = (IntegerTensor.of(argument(op, name)) for name in ("input", "weight"))
-    if x is None or weight is None or weight.axis not in (None, 0) or not isinstance(x.scale, Node):
+    if x is None or weight is None or weight.axis not in (None, 0):
+        return
+    if x.axis is not None or not isinstance(x.scale, Node):
         return
     dtype = x.out_dtype
     with builder.at(op, like=op):
