@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from quantizers import CONFIG, INT8, Apply, ByHand, SmallTable, annotation, by_hand
+from quantizers import CONFIG, INT8, ByHand, SmallTable, annotation, by_hand
 from torch import nn
 
 from quantizer_sdk import NotExportedError, SharedQuantizationSpec, calibrate, convert_pt2e, explain, prepare_pt2e
@@ -75,13 +75,3 @@ def test_a_quantized_graph_from_elsewhere_is_read_by_its_qdq(model, quantize):
     found = {op.node: (op.state, op.row) for op in explain(converted).ops}
     assert found["linear"] == ("quantized", "q/dq")
     assert found["elu"] == ("float", None)
-
-
-def test_regions_that_the_engine_does_not_enter_are_named(export):
-    def run(self, x):
-        with torch.no_grad():
-            x = torch.sin(self.fc(x))
-        return self.fc(x)
-
-    text = str(explain(export(Apply(run, fc=nn.Linear(4, 4)), X), SmallTable().set_global(CONFIG)))
-    assert "wrap_with_set_grad_enabled" in text
