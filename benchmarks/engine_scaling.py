@@ -9,6 +9,7 @@ take turns, and medians are printed. torchao stops at the size before the one th
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -86,11 +87,15 @@ def ours(model: GraphModule, x: torch.Tensor) -> dict[str, float]:
 
 
 def theirs(model: GraphModule, x: torch.Tensor) -> dict[str, float]:
-    """Quantize with ExecuTorch's quantizer on torchao's engine; seconds by stage."""
+    """Quantize with ExecuTorch's quantizer on torchao's engine, with min-max observers too; seconds by stage."""
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as peer
+    from torchao.quantization.pt2e import MinMaxObserver as TheirMinMaxObserver
     from torchao.quantization.pt2e import quantize_pt2e as engine
 
-    quantizer = peer.XNNPACKQuantizer().set_global(peer.get_symmetric_quantization_config(is_per_channel=True))
+    config = peer.get_symmetric_quantization_config(is_per_channel=True)
+    spec = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=TheirMinMaxObserver)
+    config = dataclasses.replace(config, input_activation=spec, output_activation=spec)
+    quantizer = peer.XNNPACKQuantizer().set_global(config)
     return timed(model, x, lambda m: engine.prepare_pt2e(m, quantizer), engine.convert_pt2e)
 
 
