@@ -113,7 +113,9 @@ _BY_FUNCTION = {form.run: form for form in FORMS}
 
 def form_of(node: Node) -> ControlFlow | None:
     """Return which op of control flow a node calls, as the op or in its plain form; None for all else."""
-    if node.op != "call_function":
+    if (
+        node.op != "call_function" or type(node.target) is torch._ops.OpOverload
+    ):  # nearly all are, and it is quick to see
         return None
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return _BY_NAME.get(node.target.__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -39,19 +39,35 @@ class InferenceModule(GraphModule):
             raise UnsupportedError(message)
         return super().train(mode=False)
 
+    @property
+    def code(self) -> str:
+        """The source of `forward`, made now if it was not yet."""
+        if type(self).forward is _compile_first:
+            self.recompile()
+        return super().code
 
-def copy_model(model: GraphModule) -> InferenceModule:
+    def __str__(self) -> str:
+        assert self.code is not None
+        return super().__str__()
+
+
+def copy_model(model: GraphModule, shared: Callable[[nn.Module], bool] = lambda _module: False) -> InferenceModule:
     """Copy graph, module tree and hooks, sharing every tensor that the model does not write into.
 
     Replacing a tensor of the copy, or changing its graph, leaves the original as it was; writing into a shared
     tensor does not. State that the model itself writes, such as a cache, is copied. Costs O(nodes), and no memory for
-    weights. The copy's code is made by `recompile`, at the latest when the copy is called.
+    weights. The copy's code is made when it is first called or asked for.
+
+    Args:
+        model: What to copy.
+        shared: Says which modules the copy shares with the original, because it drops them anyway.
     """
-    copies: dict[nn.Module, nn.Module] = {}
+    copies: dict[nn.Module, nn.Module] = {module: module for module in model.modules() if shared(module)}
     result = _copy_graph_module(model, copies, InferenceModule)
     result.training = False
-    for module in copies.values():
-        _redirect(module, copies)
+    for original, module in copies.items():
+        if module is not original:
+            _redirect(module, copies)
     _part_written(result)
     return result
 

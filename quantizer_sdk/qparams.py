@@ -6,6 +6,7 @@ order of operations, so that models quantized there and here agree to the bit; t
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 __all__ = ["choose_qparams", "default_eps", "next_power_of_two", "symmetric_zero_point"]
@@ -59,6 +60,11 @@ def choose_qparams(
     Returns:
         The scale, float32, and the zero point, int32, both of the shape of `min_val`.
     """
+    if min_val.dim() == 0 and not power_of_two:
+        one = (float(min_val), float(max_val))
+        chosen, zero = _choose_one(*one, quant_min, quant_max, symmetric, default_eps() if eps is None else eps)
+        device = min_val.device
+        return torch.tensor(chosen, device=device), torch.tensor(zero, dtype=torch.int32, device=device)
     low = torch.clamp(min_val.to(torch.float32), max=0.0)
     high = torch.clamp(max_val.to(torch.float32), min=0.0)
     floor = default_eps() if eps is None else eps
@@ -80,3 +86,20 @@ def choose_qparams(
         live = scale[~empty]
         scale = torch.where(empty, live.max() if live.numel() else torch.ones_like(scale), scale)
     return scale, zero_point
+
+
+def _choose_one(
+    min_val: float, max_val: float, quant_min: int, quant_max: int, symmetric: bool, eps: float
+) -> tuple[float, int]:
+    """Choose for one range, bit for bit as on tensors, without a dozen calls on tensors of one element."""
+    low, high = np.float32(min(min_val, 0.0)), np.float32(max(max_val, 0.0))
+    with np.errstate(over="ignore"):
+        if low == 0 and high == 0:
+            scale = np.float32(1.0)
+        elif symmetric:
+            scale = max(max(-low, high) / np.float32((quant_max - quant_min) / 2), np.float32(eps))
+        else:
+            scale = max((high - low) / np.float32(quant_max - quant_min), np.float32(eps))
+    if symmetric:
+        return float(scale), symmetric_zero_point(quant_min, quant_max)
+    return float(scale), min(max(quant_min - round(float(low / scale)), quant_min), quant_max)

@@ -14,7 +14,7 @@ from quantizer_sdk.collection import without_collection
 from quantizer_sdk.control_flow import graphs_of, inner_graphs
 from quantizer_sdk.errors import CalibrationError, InvalidAnnotationError, NothingAnnotatedError
 from quantizer_sdk.model_copy import copy_model, written_tensors
-from quantizer_sdk.observers.create import create_observer
+from quantizer_sdk.observers.create import create_observer, is_observer
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
 from quantizer_sdk.passes.fold_quantized_constants import drop_unused_constants, fold_quantized_constants
 from quantizer_sdk.passes.inline_regions import inline_regions
@@ -96,7 +96,6 @@ def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         _check_callback(plan, observer_of, quantizer)
         insert_observers(graph, observer_of)
     run_plainly(result)
-    result.recompile()  # and the graphs inside it
     verify(result, Stage.PREPARED, after="insert_observers")
     return result
 
@@ -226,7 +225,7 @@ def convert_pt2e(
         UncalibratedError: Observers have seen no data; names each.
         NonFiniteError: An observer yields a scale that is no positive number.
     """
-    result = copy_model(require_prepared(model))
+    result = copy_model(require_prepared(model), shared=is_observer)
     remove_guards(result)
     for _path, graph in graphs_of(result):
         observers_to_qdq(graph, tensor_qparams=tensor_qparams)
@@ -238,7 +237,6 @@ def convert_pt2e(
     run_by_ops(result)
     inline_regions(result)
     lift_constants(result)
-    result.recompile()  # and the graphs inside it
     stage = Stage.CONVERTED if fold_quantize else Stage.UNFOLDED
     verify(result, Stage.REFERENCE if use_reference_representation else stage, after="lift_constants")
     return result

@@ -69,6 +69,16 @@ def test_symmetric_codes_cover_the_range_up_to_a_step(interval, code_range):
 
 
 @examples
+@given(intervals, code_ranges, st.booleans(), st.sampled_from([None, 2.0**-12, 1.0]))
+def test_one_range_is_chosen_for_as_many_are_to_the_bit(interval, code_range, symmetric, eps):
+    if any(interval):  # several ranges lend each other a scale where one has no width
+        low, high = (torch.tensor([value], dtype=torch.float32) for value in interval)
+        ends = {"quant_min": code_range[0], "quant_max": code_range[1]}
+        many = choose_qparams(low, high, symmetric=symmetric, eps=eps, **ends)
+        assert choose(interval, code_range, symmetric=symmetric, eps=eps) == (float(many[0]), int(many[1]))
+
+
+@examples
 @given(intervals, code_ranges)
 def test_symmetric_zero_point_depends_on_the_codes_alone(interval, code_range):
     _scale, zero_point = choose(interval, code_range, symmetric=True)

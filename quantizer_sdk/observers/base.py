@@ -72,6 +72,20 @@ class ObserverBase(nn.Module, ABC):
 
     default_qscheme: torch.qscheme = torch.per_tensor_affine
 
+    dtype: torch.dtype
+    quant_min: int
+    quant_max: int
+    qscheme: torch.qscheme
+    granularity: Granularity
+    ch_axis: int | None
+    is_dynamic: bool
+    eps: float | None
+    power_of_two_scale: bool
+    shape: tuple[int, ...] | None
+    value_dtype: torch.dtype | None
+    location: str
+    scale_floor: torch.Tensor | None
+
     def __init__(
         self,
         dtype: torch.dtype = torch.int8,
@@ -85,20 +99,26 @@ class ObserverBase(nn.Module, ABC):
         power_of_two_scale: bool = False,
     ) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.quant_min, self.quant_max = code_range(dtype, quant_min, quant_max) if dtype in CODE_RANGES else (0, 0)
-        self.qscheme = self.default_qscheme if qscheme is None else qscheme
+        qscheme = self.default_qscheme if qscheme is None else qscheme
         if granularity is None:
-            granularity = PerAxis(ch_axis or 0) if self.qscheme in PER_CHANNEL_SCHEMES else PerTensor()
-        self.granularity = granularity
-        self.ch_axis = granularity.axis if isinstance(granularity, PerAxis) else None
-        self.is_dynamic = is_dynamic
-        self.eps = eps
-        self.power_of_two_scale = power_of_two_scale
-        self.shape: tuple[int, ...] | None = None
-        self.value_dtype: torch.dtype | None = None
-        self.location = ""
-        self.scale_floor: torch.Tensor | None = None
+            granularity = PerAxis(ch_axis or 0) if qscheme in PER_CHANNEL_SCHEMES else PerTensor()
+        low, high = code_range(dtype, quant_min, quant_max) if dtype in CODE_RANGES else (0, 0)
+        # At once, for nn.Module's own way of setting an attribute takes longer than all else here.
+        self.__dict__.update(
+            dtype=dtype,
+            quant_min=low,
+            quant_max=high,
+            qscheme=qscheme,
+            granularity=granularity,
+            ch_axis=granularity.axis if isinstance(granularity, PerAxis) else None,
+            is_dynamic=is_dynamic,
+            eps=eps,
+            power_of_two_scale=power_of_two_scale,
+            shape=None,
+            value_dtype=None,
+            location="",
+            scale_floor=None,
+        )
 
     @classmethod
     def with_args(cls, **arguments: Any) -> ObserverFactory:
@@ -131,7 +151,7 @@ class ObserverBase(nn.Module, ABC):
         if x.numel() == 0:
             message = f"{self._where()} was given an empty tensor of shape {tuple(x.shape)}; leave empty batches out"
             raise CalibrationError(message)
-        self.shape, self.value_dtype = tuple(x.shape), x.dtype
+        self.__dict__.update(shape=tuple(x.shape), value_dtype=x.dtype)
         self.observe(x.detach())
         return x
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -106,7 +107,13 @@ def _check_sources(sources: Sequence[nn.Module], location: str) -> None:
 
 
 def _fields(spec: Any, *dropped: str) -> dict[str, Any]:
-    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in dropped}
+    names: tuple[str, ...] = _field_names(type(spec))  # type: ignore[arg-type]  # mypy does not see that classes hash
+    return {name: getattr(spec, name) for name in names if name not in dropped}
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def _call_constructor(spec: QuantizationSpec, location: str) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from quantizer_sdk.observers.base import ObserverBase
 
-__all__ = ["DerivedObserver"]
+__all__ = ["DerivedObserver", "replace_observers"]
 
 
 class DerivedObserver(ObserverBase):
@@ -59,3 +60,19 @@ class DerivedObserver(ObserverBase):
         """Return the derived scale and zero point, float32 and int32, of shape [1] or [channels]."""
         scale, zero_point = self.derive_qparams_fn(list(self.__dict__["_sources"]))
         return scale.to(torch.float32).reshape(-1), zero_point.to(torch.int32).reshape(-1)
+
+
+def replace_observers(modules: dict[str, nn.Module], replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other observers in the place of some, by path, and let copies of those derived from them follow.
+
+    Args:
+        modules: Observers and other modules by path; entries are replaced, no module is changed.
+        replacements: The new module for each old one.
+    """
+    known = dict(replacements)
+    for module in modules.values():  # sources come before what derives from them
+        if isinstance(module, DerivedObserver) and any(source in known for source in module.sources):
+            known[module] = follower = copy.copy(module)
+            follower.__dict__["_sources"] = tuple(known.get(source, source) for source in module.sources)
+    for path, module in modules.items():
+        modules[path] = known.get(module, module)

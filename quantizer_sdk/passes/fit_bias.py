@@ -10,6 +10,8 @@ channel nothing that could be seen: its output is its bias.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.fx import Node
@@ -17,7 +19,7 @@ from torch.fx import Node
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import UnsupportedError
 from quantizer_sdk.observers import ObserverBase
-from quantizer_sdk.observers.derived import DerivedObserver
+from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.provenance import describe
 
 __all__ = ["fit_bias"]
@@ -30,7 +32,7 @@ def fit_bias(
     constants: Constants,
     constant: set[Node],
 ) -> list[Node]:
-    """Raise `scale_floor` of weights' observers where a bias would overflow.
+    """Give weights' observers a `scale_floor` where a bias would overflow.
 
     Args:
         calls: The observer calls of the graph.
@@ -40,14 +42,15 @@ def fit_bias(
         constant: The nodes whose value is the same in every run.
 
     Returns:
-        The calls of observers whose qparams may be others now: those weights', and all that are derived.
+        The calls of observers whose qparams may be others now: those weights', and all that are derived. In `modules`
+        other observers stand in for them.
 
     Raises:
         UnsupportedError: A bias overflows, and it is not derived from exactly one weight under an observer of ours.
     """
     paths = {modules[str(call.target)]: str(call.target) for call in calls}
     weights = {modules[str(call.target)] for call in calls if call.all_input_nodes[0] in constant}
-    coarser: set[nn.Module] = set()
+    floors: dict[nn.Module, torch.Tensor] = {}
     for call in calls:
         observer, tensor = modules[str(call.target)], call.all_input_nodes[0]
         if not isinstance(observer, DerivedObserver) or tensor not in constant:
@@ -68,8 +71,13 @@ def fit_bias(
             raise UnsupportedError(message)
         current, _ = chosen[paths[sources[0]]]
         floor = (current.to(torch.float64) * excess.clamp(min=1)).to(torch.float32)
-        before = sources[0].scale_floor  # of another bias beside the same weight
-        sources[0].scale_floor = floor if before is None else torch.maximum(before, floor)
-        coarser.add(sources[0])
+        before = floors.get(sources[0])  # of another bias beside the same weight
+        floors[sources[0]] = floor if before is None else torch.maximum(before, floor)
+    if not floors:
+        return []
+    coarser = {observer: copy.copy(observer) for observer in floors}
+    for observer, floor in floors.items():
+        coarser[observer].scale_floor = floor
     changed = [call for call in calls if modules[str(call.target)] in coarser]
-    return changed and changed + [call for call in calls if isinstance(modules[str(call.target)], DerivedObserver)]
+    replace_observers(modules, coarser)
+    return changed + [call for call in calls if isinstance(modules[str(call.target)], DerivedObserver)]

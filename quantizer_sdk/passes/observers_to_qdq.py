@@ -6,6 +6,7 @@ a quantize op carries the provenance of the op that makes its tensor, a dequanti
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from quantizer_sdk.decision import DECISION_KEY
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import NonFiniteError, UncalibratedError
 from quantizer_sdk.observers.create import is_observer
+from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.passes.fit_bias import fit_bias
 from quantizer_sdk.passes.observer_qparams import Chosen, QParamsMaker
 from quantizer_sdk.provenance import describe, value_of
@@ -41,7 +43,7 @@ def observers_to_qdq(model: GraphModule, *, tensor_qparams: bool = False) -> Non
         NonFiniteError: An observer of another library yields a scale that is no positive number.
         UnsupportedError: A bias overflows its derived scale, or an observer's granularity needs run-time qparams.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules())  # whose observers are the prepared model's own: replaced, never changed
     calls = [node for node in model.graph.nodes if node.op == "call_module" and is_observer(modules[str(node.target)])]
     constants, constant = Constants(model), constant_nodes(model.graph)
     static = [call for call in calls if _is_static(modules[str(call.target)])]
@@ -80,19 +82,15 @@ def _observe_constants(
     calls: list[Node], modules: dict[str, nn.Module], constants: Constants, constant: set[Node]
 ) -> None:
     """Show weights to observers that have not seen them: they need no calibration data."""
+    seeing: dict[nn.Module, nn.Module] = {}
     for call in calls:
         tensor, observer = call.all_input_nodes[0], modules[str(call.target)]
-        if tensor in constant and not _calibrated(observer):
-            _own_buffers(observer)
+        if tensor in constant and not isinstance(observer, DerivedObserver) and not _calibrated(observer):
+            watcher = seeing.setdefault(observer, copy.deepcopy(observer))
             with torch.no_grad():
-                observer(constants.compute(tensor, {}))
-
-
-def _own_buffers(observer: nn.Module) -> None:
-    """Part an observer's buffers from those of the prepared model: other libraries' observers write into them."""
-    for module in observer.modules():
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else buffer.clone()
+                watcher(constants.compute(tensor, {}))
+    if seeing:
+        replace_observers(modules, seeing)
 
 
 def _calibrated(observer: nn.Module) -> bool:
