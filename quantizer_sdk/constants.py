@@ -108,11 +108,11 @@ class Constants:
         path, _, name = target.rpartition(".")
         owner = self._make_submodule(path)
         names = itertools.chain([name], (f"{name}_{index}" for index in itertools.count(1)))
-        free = next(candidate for candidate in names if not hasattr(owner, candidate))
+        free = next(candidate for candidate in names if not _is_taken(owner, candidate))
         if isinstance(value, nn.Parameter):
             owner.register_parameter(free, value)
         else:
-            owner.register_buffer(free, value)
+            owner._buffers[free] = value  # as register_buffer does, less its checks, which take longer than all else
         target = f"{path}.{free}" if path else free
         node = self._model.graph.create_node("get_attr", target)  # Graph.get_attr would look for it from the root again
         self._readers[target] += 1
@@ -139,9 +139,15 @@ class Constants:
     def _make_submodule(self, path: str) -> nn.Module:
         owner: nn.Module = self._model
         for part in path.split(".") if path else ():
-            child = getattr(owner, part, None)
+            child = owner._modules.get(part)
             if child is None:
                 child = nn.Module()
                 owner.add_module(part, child)
             owner = child
         return owner
+
+
+def _is_taken(owner: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute; asking nn.Module itself for one that it lacks costs an exception."""
+    held = (owner._buffers, owner._parameters, owner._modules, owner.__dict__)
+    return any(name in names for names in held) or hasattr(type(owner), name)

@@ -33,6 +33,7 @@ __all__ = [
     "is_dequantize",
     "is_narrowing_cast",
     "is_quantize",
+    "quantize",
 ]
 
 _OPS = torch.ops.quantized_decomposed
@@ -77,8 +78,8 @@ class QParams:
 
     Attributes:
         layout: How they are given.
-        scale: A number, or the node of a tensor.
-        zero_point: A number, or the node of a tensor.
+        scale: A number, the node of a tensor, or the tensor.
+        zero_point: The same.
         quant_min: Smallest code.
         quant_max: Largest code.
         dtype: Type of the tensor of codes.
@@ -87,8 +88,8 @@ class QParams:
     """
 
     layout: Layout
-    scale: float | Node
-    zero_point: int | Node
+    scale: float | Node | torch.Tensor
+    zero_point: int | Node | torch.Tensor
     quant_min: int
     quant_max: int
     dtype: torch.dtype
@@ -125,6 +126,12 @@ def is_narrowing_cast(node: Node) -> bool:
         and is_cast(node.args[1])  # type: ignore[arg-type]  # the op's second operand is a dtype
         and node.all_input_nodes[0].target is not CAST_OP
     )
+
+
+def quantize(tensor: torch.Tensor, qparams: QParams) -> torch.Tensor:
+    """Quantize a tensor now, by qparams whose scale and zero point are numbers or tensors."""
+    codes: torch.Tensor = qparams.layout.value[0](tensor, *qparams.arguments())
+    return codes
 
 
 def emit_quantize(graph: Graph, tensor: Node, qparams: QParams) -> Node:

@@ -102,4 +102,5 @@ def _choose_one(
             scale = max((high - low) / np.float32(quant_max - quant_min), np.float32(eps))
     if symmetric:
         return float(scale), symmetric_zero_point(quant_min, quant_max)
-    return float(scale), min(max(quant_min - round(float(low / scale)), quant_min), quant_max)
+    steps = round(float(low / scale)) if scale > 0 else 0  # 0 only where eps is, and the range too small for float32
+    return float(scale), min(max(quant_min - steps, quant_min), quant_max)

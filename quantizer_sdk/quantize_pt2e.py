@@ -228,7 +228,7 @@ def convert_pt2e(
     result = copy_model(require_prepared(model), shared=is_observer)
     remove_guards(result)
     for _path, graph in graphs_of(result):
-        observers_to_qdq(graph, tensor_qparams=tensor_qparams)
+        observers_to_qdq(graph, fold_quantize=fold_quantize, tensor_qparams=tensor_qparams)
         if fold_quantize:
             fold_quantized_constants(graph)
         drop_unused_constants(graph)

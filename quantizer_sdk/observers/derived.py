@@ -58,7 +58,11 @@ class DerivedObserver(ObserverBase):
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the derived scale and zero point, float32 and int32, of shape [1] or [channels]."""
-        scale, zero_point = self.derive_qparams_fn(list(self.__dict__["_sources"]))
+        return self.derive(self.sources)
+
+    def derive(self, sources: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what follows from these sources' qparams."""
+        scale, zero_point = self.derive_qparams_fn(list(sources))
         return scale.to(torch.float32).reshape(-1), zero_point.to(torch.int32).reshape(-1)
 
 

@@ -7,6 +7,8 @@ a quantize op carries the provenance of the op that makes its tensor, a dequanti
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.passes.fit_bias import fit_bias
 from quantizer_sdk.passes.observer_qparams import Chosen, QParamsMaker
 from quantizer_sdk.provenance import describe, value_of
-from quantizer_sdk.qdq import QParams, emit_cast, emit_dequantize, emit_quantize
+from quantizer_sdk.qdq import QParams, emit_cast, emit_dequantize, emit_quantize, quantize
 from quantizer_sdk.spec import ANNOTATION_KEY
 
 __all__ = ["observers_to_qdq"]
@@ -31,11 +33,12 @@ __all__ = ["observers_to_qdq"]
 _OF_ITSELF = frozenset({"val", "tensor_meta", "example_value", "unbacked_bindings", ANNOTATION_KEY, DECISION_KEY})
 
 
-def observers_to_qdq(model: GraphModule, *, tensor_qparams: bool = False) -> None:
+def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_qparams: bool = False) -> None:
     """Convert all observers, or none.
 
     Args:
         model: The prepared graph.
+        fold_quantize: Whether a constant gets a dequantize op only, of codes that are computed now.
         tensor_qparams: Whether static per-tensor qparams become buffers instead of numbers in the graph.
 
     Raises:
@@ -49,9 +52,9 @@ def observers_to_qdq(model: GraphModule, *, tensor_qparams: bool = False) -> Non
     static = [call for call in calls if _is_static(modules[str(call.target)])]
     _observe_constants(static, modules, constants, constant)
     _refuse_uncalibrated(static, modules)
-    chosen = {str(call.target): _choose(modules[str(call.target)], call) for call in static}
-    for call in fit_bias(static, modules, chosen, constants, constant):
-        chosen[str(call.target)] = _choose(modules[str(call.target)], call)
+    chosen: dict[str, Chosen] = {}
+    _choose(static, modules, chosen)
+    _choose(fit_bias(static, modules, chosen, constants, constant), modules, chosen)
     maker = QParamsMaker(model, constants, tensor_qparams=tensor_qparams)
     examples = _Examples()
     for call in calls:
@@ -68,7 +71,11 @@ def observers_to_qdq(model: GraphModule, *, tensor_qparams: bool = False) -> Non
             elif getattr(observer, "keep_float", False) and tensor.op == "get_attr":
                 _round_constant(model, constants, call, tensor, observer, chosen[name])
             else:
-                _replace(model, call, tensor, maker.static(name, observer, chosen[name], tensor), observer, examples)
+                qparams = maker.static(name, observer, chosen[name], tensor)
+                codes = None
+                if fold_quantize and tensor.op == "get_attr" and tensor in constant:
+                    codes = _codes_of_constant(constants, call, tensor, qparams)
+                _replace(model, call, tensor, qparams, observer, examples, codes)
     for name in dict.fromkeys(str(call.target) for call in calls):
         delattr(model, name)
 
@@ -122,13 +129,52 @@ def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> No
         raise UncalibratedError(message)
 
 
-def _choose(observer: Any, call: Node) -> Chosen:
-    scale, zero_point = observer.calculate_qparams()
-    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-        where = describe(call.all_input_nodes[0])
-        message = f"{call.target} on the output of {where} yields a scale that is no positive number"
-        raise NonFiniteError(message)
-    return scale, zero_point
+class _Known:
+    """An observer whose qparams are chosen already, as those that derive theirs from it see it."""
+
+    def __init__(self, observer: nn.Module, chosen: Chosen) -> None:
+        self._observer = observer
+        self._chosen = chosen
+
+    def calculate_qparams(self) -> Chosen:
+        return self._chosen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._observer, name)
+
+
+def _choose(calls: list[Node], modules: dict[str, nn.Module], chosen: dict[str, Chosen]) -> None:
+    """Choose the qparams of these observers, sources before what derives from them."""
+    known = {modules[name]: _Known(modules[name], qparams) for name, qparams in chosen.items()}
+    names = dict.fromkeys(str(call.target) for call in calls)
+    for name in sorted(names, key=lambda name: isinstance(modules[name], DerivedObserver)):
+        observer: Any = modules[name]
+        if isinstance(observer, DerivedObserver):
+            qparams = observer.derive([known.get(source, source) for source in observer.sources])
+        else:
+            qparams = observer.calculate_qparams()
+        scale, _zero_point = qparams
+        if not (
+            0 < float(scale) < math.inf if scale.numel() == 1 else bool((torch.isfinite(scale) & (scale > 0)).all())
+        ):
+            call = next(call for call in calls if str(call.target) == name)
+            where = describe(call.all_input_nodes[0])
+            message = f"{name} on the output of {where} yields a scale that is no positive number"
+            raise NonFiniteError(message)
+        chosen[name] = qparams
+        known[observer] = _Known(observer, qparams)
+
+
+def _codes_of_constant(constants: Constants, call: Node, tensor: Node, qparams: QParams) -> Node:
+    """Store the codes of a constant, in its place where nothing else reads it, and read them."""
+    scale, zero_point = (
+        constants.read(it) if isinstance(it, Node) else it for it in (qparams.scale, qparams.zero_point)
+    )
+    values = dataclasses.replace(qparams, scale=scale, zero_point=zero_point)  # type: ignore[arg-type]
+    codes = quantize(constants.read(tensor).detach(), values)
+    call.args = ()
+    constants.release(tensor)
+    return constants.add(str(tensor.target), codes, like=tensor)
 
 
 def _round_constant(
@@ -187,16 +233,23 @@ def _cast(model: GraphModule, call: Node, tensor: Node, observer: Any, examples:
 
 
 def _replace(
-    model: GraphModule, call: Node, tensor: Node, qparams: QParams, observer: Any, examples: _Examples
+    model: GraphModule,
+    call: Node,
+    tensor: Node,
+    qparams: QParams,
+    observer: Any,
+    examples: _Examples,
+    codes: Node | None = None,
 ) -> None:
     value = value_of(tensor)
-    codes = emit_quantize(model.graph, tensor, qparams)
     first_user = next(iter(call.users), tensor)
     for node in (qparams.scale, qparams.zero_point):
         if isinstance(node, Node) and node.op == "call_function":
             _describe(node, tensor, first_user, None)
             _describe(node.all_input_nodes[0], tensor, first_user, None)
-    _describe(codes, tensor, first_user, examples.of(value, qparams.dtype) if _is_tensor(value) else None)
+    if codes is None:
+        codes = emit_quantize(model.graph, tensor, qparams)
+        _describe(codes, tensor, first_user, examples.of(value, qparams.dtype) if _is_tensor(value) else None)
     out_dtype = _float_dtype(tensor, observer)
     for user in list(call.users):
         real = emit_dequantize(model.graph, codes, qparams, out_dtype)
