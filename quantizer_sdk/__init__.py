@@ -1,6 +1,7 @@
 """Backend quantizers in the PyTorch 2 Export style: one engine, real integer kernels, proven numerics."""
 
 from quantizer_sdk.backend import Backend, Executable, backend_names, find_backend
+from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
     AlreadyPreparedError,
@@ -22,7 +23,7 @@ from quantizer_sdk.errors import (
     UnsupportedError,
 )
 from quantizer_sdk.match import Match
-from quantizer_sdk.quantize_pt2e import calibrate, convert_pt2e, prepare_pt2e
+from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
 from quantizer_sdk.report import Explanation, OpRecord, explain
 from quantizer_sdk.spec import (
@@ -103,4 +104,5 @@ __all__ = [
     "find_backend",
     "ops",
     "prepare_pt2e",
+    "prepare_qat_pt2e",
 ]

@@ -13,7 +13,6 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from quantizer_sdk.operands import is_written
-from quantizer_sdk.provenance import describe
 
 __all__ = ["Constants", "constant_nodes", "dependencies_of"]
 
@@ -69,10 +68,23 @@ class Constants:
 
     def read(self, node: Node) -> torch.Tensor:
         """Return the tensor that a get_attr node reads."""
-        owner, name = self._owner(str(node.target))
+        return self.tensor(str(node.target))
+
+    def tensor(self, target: str) -> torch.Tensor:
+        """Return the tensor of this name."""
+        owner, name = self._owner(target)
         value = getattr(owner, name)
-        assert isinstance(value, torch.Tensor), f"{describe(node)} reads a {type(value).__name__}"
+        assert isinstance(value, torch.Tensor), f"{target} is a {type(value).__name__}"
         return value
+
+    def again(self, target: str, like: Node | None = None) -> Node:
+        """Read a tensor that is there by a node of its own, at the graph's insertion point."""
+        node = self._model.graph.create_node("get_attr", target)
+        self._readers[target] += 1
+        value = self.tensor(target)
+        node.meta.update({} if like is None else like.meta)
+        node.meta.setdefault("val", _example(value.shape, value.stride(), value.dtype))
+        return node
 
     def is_tensor(self, node: Node) -> bool:
         """Whether a get_attr node reads a tensor, and not the graph of a branch or a loop."""

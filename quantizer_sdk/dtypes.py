@@ -7,6 +7,7 @@ import torch
 __all__ = [
     "CAST_DTYPES",
     "CODE_RANGES",
+    "FLOAT_CODE_DTYPES",
     "FLOAT_DTYPES",
     "INTEGER_RANGES",
     "code_range",
@@ -43,6 +44,9 @@ _FLOAT_RANGES: dict[torch.dtype, tuple[int, int]] = {
     dtype: (int(torch.finfo(dtype).min), int(torch.finfo(dtype).max))
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
 }
+
+FLOAT_CODE_DTYPES = tuple(_FLOAT_RANGES)
+"""Types whose codes are float values."""
 
 CODE_RANGES = {**INTEGER_RANGES, **_SUB_BYTE_RANGES, **_FLOAT_RANGES}
 """The smallest and the largest code of every type that has codes."""

@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule
 from quantizer_sdk.errors import UnsupportedError
 from quantizer_sdk.operands import is_written
 
-__all__ = ["InferenceModule", "copy_model", "written_tensors"]
+__all__ = ["CopiedModule", "InferenceModule", "copy_for_training", "copy_model", "written_tensors"]
 
 # What a GraphModule makes anew for itself.
 _OWN = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
@@ -22,7 +22,22 @@ _OWN = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
 _EXPORTS = frozenset({"train", "eval"})
 
 
-class InferenceModule(GraphModule):
+class CopiedModule(GraphModule):
+    """A graph module whose code is made when it is first called or asked for."""
+
+    @property
+    def code(self) -> str:
+        """The source of `forward`, made now if it was not yet."""
+        if type(self).forward is _compile_first:
+            self.recompile()
+        return super().code
+
+    def __str__(self) -> str:
+        assert self.code is not None
+        return super().__str__()
+
+
+class InferenceModule(CopiedModule):
     """A graph for inference only: what its ops do does not depend on a mode, so there is no mode to switch to."""
 
     def train(self, mode: bool = True) -> InferenceModule:
@@ -39,16 +54,16 @@ class InferenceModule(GraphModule):
             raise UnsupportedError(message)
         return super().train(mode=False)
 
-    @property
-    def code(self) -> str:
-        """The source of `forward`, made now if it was not yet."""
-        if type(self).forward is _compile_first:
-            self.recompile()
-        return super().code
 
-    def __str__(self) -> str:
-        assert self.code is not None
-        return super().__str__()
+def copy_for_training(model: GraphModule) -> CopiedModule:
+    """Copy a model with all its tensors, in training mode."""
+    copies: dict[nn.Module, nn.Module] = {}
+    result = _copy_graph_module(model, copies, CopiedModule)
+    for original, module in copies.items():
+        if module is not original:
+            _redirect(module, copies)
+    _part(result, {tensor for module in result.modules() for tensor in _tensors(module)})
+    return result.train()
 
 
 def copy_model(model: GraphModule, shared: Callable[[nn.Module], bool] = lambda _module: False) -> InferenceModule:
@@ -68,7 +83,7 @@ def copy_model(model: GraphModule, shared: Callable[[nn.Module], bool] = lambda 
     for original, module in copies.items():
         if module is not original:
             _redirect(module, copies)
-    _part_written(result)
+    _part(result, set(written_tensors(result)))  # running it changes no other model
     return result
 
 
@@ -93,18 +108,25 @@ def _copy_graph_module(model: GraphModule, copies: dict[nn.Module, nn.Module], k
     return result
 
 
-def _part_written(model: GraphModule) -> None:
-    """Give a copy its own of every tensor that the graph writes into: running it changes no other model."""
+def _part(model: GraphModule, tensors: set[torch.Tensor]) -> None:
+    """Give a copy tensors of its own in place of these, by whatever names it holds them."""
     own: dict[torch.Tensor, torch.Tensor] = {}
-    for tensor in written_tensors(model):
-        if tensor not in own:
-            own[tensor] = tensor.detach().clone()
-            if isinstance(tensor, nn.Parameter):
-                own[tensor] = nn.Parameter(own[tensor], requires_grad=tensor.requires_grad)
-    for module in model.modules() if own else ():  # by whatever names they are held
-        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
-        for held in holders:
+    for tensor in tensors:
+        own[tensor] = tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            own[tensor] = nn.Parameter(own[tensor], requires_grad=tensor.requires_grad)
+    for module in model.modules() if own else ():
+        for held in _holders(module):
             held.update({name: own[it] for name, it in held.items() if isinstance(it, torch.Tensor) and it in own})
+
+
+def _holders(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return (module._parameters, module._buffers, module.__dict__)
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    for held in _holders(module):
+        yield from (value for value in held.values() if isinstance(value, torch.Tensor))
 
 
 def written_tensors(model: GraphModule) -> Iterator[torch.Tensor]:

@@ -1,10 +1,8 @@
-"""The engine: prepare, calibrate, convert. Each function reads as a list of passes over a copy of the model."""
+"""The engine: prepare and convert. Each function reads as a list of passes over a copy of the model."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -12,11 +10,13 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.collection import without_collection
 from quantizer_sdk.control_flow import graphs_of, inner_graphs
-from quantizer_sdk.errors import CalibrationError, InvalidAnnotationError, NothingAnnotatedError
-from quantizer_sdk.model_copy import copy_model, written_tensors
+from quantizer_sdk.errors import InvalidAnnotationError, NothingAnnotatedError
+from quantizer_sdk.fake_quantize.create import create_fake_quantize
+from quantizer_sdk.model_copy import copy_for_training, copy_model
 from quantizer_sdk.observers.create import create_observer, is_observer
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
 from quantizer_sdk.passes.fold_quantized_constants import drop_unused_constants, fold_quantized_constants
+from quantizer_sdk.passes.hide_dropout import hide_dropout, show_dropout
 from quantizer_sdk.passes.inline_regions import inline_regions
 from quantizer_sdk.passes.insert_observers import insert_observers
 from quantizer_sdk.passes.move_constants import lift_constants, sink_constants
@@ -25,24 +25,41 @@ from quantizer_sdk.passes.reference_representation import reference_representati
 from quantizer_sdk.passes.remove_guards import remove_guards
 from quantizer_sdk.passes.remove_identities import remove_identities
 from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
+from quantizer_sdk.passes.train_batch_norm import hide_batch_norm, settle_batch_norm, show_batch_norm
+from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
-from quantizer_sdk.provenance import describe_point
+from quantizer_sdk.provenance import describe_point, value_of
 from quantizer_sdk.quantizer import Quantizer
 from quantizer_sdk.report import explain, freeze_report
-from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode
+from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
 
-__all__ = ["annotate", "calibrate", "convert_pt2e", "prepare_pt2e"]
+__all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e"]
 
 
 def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
-    result: GraphModule = copy_model(require_exported(model))
+    result = copy_model(require_exported(model))
     inline_regions(result)
     sink_constants(result)
     for _path, graph in graphs_of(result):
         remove_identities(graph)
         fold_batch_norm(graph)
+    return _annotate(result, quantizer)
+
+
+def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModule:
+    """Return a copy with weights of its own, annotated as for inference: what trains only is hidden meanwhile."""
+    result = copy_for_training(require_exported(model))
+    sink_constants(result)
+    for _path, graph in graphs_of(result):
+        hide_dropout(graph)
+        remove_identities(graph, dropouts=False)
+        hide_batch_norm(graph)
+    return _annotate(result, quantizer)
+
+
+def _annotate(result: GraphModule, quantizer: Quantizer) -> GraphModule:
     result = _on_every_graph(result, quantizer.transform_for_annotation)
     if quantizer.enters_control_flow:
         result = quantizer.annotate(result) or result
@@ -84,30 +101,72 @@ def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         InvalidSpecError: An observer refuses the fields of its spec.
     """
     result = annotate(model, quantizer)
+    _insert(result, quantizer, lambda spec, location, sources, _shape: create_observer(spec, location, sources))
+    run_plainly(result)
+    verify(result, Stage.PREPARED, after="insert_observers")
+    return result
+
+
+@without_collection()
+def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
+    """Insert fake quantizers where the quantizer wants them, for training with quantization.
+
+    Args:
+        model: `torch.export.export(model, ...).module()`, exported in either mode. It is left as it was: the result has
+            weights of its own, which training changes.
+        quantizer: Says what is quantized, and how. Specs that name an observer get a fake quantizer around it.
+
+    Returns:
+        A module with the same inputs and outputs, in training mode, that rounds its tensors as inference will.
+        `train()` and `eval()` switch dropout and batch norm. A layer and the batch norm behind it round the weight that
+        they will have when folded. Train it, then call `convert_pt2e`.
+
+    Raises:
+        NotExportedError: The model is no module of an exported program.
+        AlreadyPreparedError: It holds observers.
+        AlreadyConvertedError: It is quantized.
+        NothingAnnotatedError: The quantizer claimed nothing; says why, op by op.
+        InvalidAnnotationError: An annotation does not fit the graph.
+        SharingError: Shared specs lead nowhere.
+        InvalidSpecError: A fake quantizer refuses the fields of its spec.
+    """
+    result = annotate_for_training(model, quantizer)
+    _insert(result, quantizer, create_fake_quantize)
+    for _path, graph in graphs_of(result):
+        show_batch_norm(graph)
+        show_dropout(graph)
+        follow_mode(graph)
+    run_plainly(result)
+    verify(result, Stage.PREPARED, after="follow_mode")
+    return result
+
+
+Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], "Sequence[int] | None"], nn.Module]
+
+
+def _insert(result: GraphModule, quantizer: Quantizer, create: Create) -> None:
+    """Plan what the annotations ask for, and put observers or fake quantizers into every graph."""
     graphs = list(graphs_of(result))
     plans = [build_plan(graph) for _path, graph in graphs]
     if not any(plan.groups for plan in plans):
         raise NothingAnnotatedError(_nothing_annotated(result, quantizer))
     freeze_report(result)
     for (_path, graph), plan in zip(graphs, plans, strict=True):
-        observers = _create_observers(plan)
+        observers: list[nn.Module] = []
+        for group in plan.groups:
+            sources: list[nn.Module] = []
+            if isinstance(group.spec, DerivedQuantizationSpec):
+                sources = [observers[plan.group_of[source]] for source in group.spec.derived_from]
+            observers.append(create(group.spec, _location(group.points), sources, _shape(group.root)))
         observer_of = {point: observers[index] for point, index in plan.group_of.items()}
         quantizer.prepare_obs_or_fq_callback(graph, observer_of)
         _check_callback(plan, observer_of, quantizer)
         insert_observers(graph, observer_of)
-    run_plainly(result)
-    verify(result, Stage.PREPARED, after="insert_observers")
-    return result
 
 
-def _create_observers(plan: Plan) -> list[nn.Module]:
-    observers: list[nn.Module] = []
-    for group in plan.groups:
-        sources: list[nn.Module] = []
-        if isinstance(group.spec, DerivedQuantizationSpec):
-            sources = [observers[plan.group_of[source]] for source in group.spec.derived_from]
-        observers.append(create_observer(group.spec, _location(group.points), sources))
-    return observers
+def _shape(point: EdgeOrNode) -> Sequence[int] | None:
+    value = value_of(point[0] if isinstance(point, tuple) else point)
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def _location(points: tuple[EdgeOrNode, ...]) -> str:
@@ -142,62 +201,6 @@ def _nothing_annotated(model: GraphModule, quantizer: Quantizer) -> str:
     )
 
 
-def calibrate(
-    prepared: GraphModule,
-    batches: Iterable[Any],
-    *,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
-) -> int:
-    """Run a prepared model over calibration data.
-
-    Args:
-        prepared: The result of `prepare_pt2e`; its observers change, nothing else does: state that the model itself
-            writes, such as a cache, is put back afterwards.
-        batches: One element a run: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
-        progress: Wraps the batches to show progress, such as `tqdm.tqdm`.
-
-    Returns:
-        The number of batches.
-
-    Raises:
-        CalibrationError: There are no batches, or one is of another kind.
-        NonFiniteError: NaN or infinity reached an observer; names the layer.
-        NotPreparedError: The model holds no observers.
-    """
-    require_prepared(prepared)
-    count = 0
-    with torch.no_grad(), _state_kept(prepared):
-        for batch in batches if progress is None else progress(batches):
-            if isinstance(batch, torch.Tensor):
-                prepared(batch)
-            elif isinstance(batch, (tuple, list)):
-                prepared(*batch)
-            elif isinstance(batch, dict):
-                prepared(**batch)
-            else:
-                message = (
-                    f"calibration batch {count} is a {type(batch).__name__}; accepted are a tensor, a tuple of "
-                    "positional inputs, or a dict of keyword inputs"
-                )
-                raise CalibrationError(message)
-            count += 1
-    if count == 0:
-        message = "the calibration data holds no batch at all; give at least one (has an iterator been used up before?)"
-        raise CalibrationError(message)
-    return count
-
-
-@contextlib.contextmanager
-def _state_kept(model: GraphModule) -> Iterator[None]:
-    """Put back, after the block, what the model's own ops have written into its buffers."""
-    before = {tensor: tensor.detach().clone() for _path, graph in graphs_of(model) for tensor in written_tensors(graph)}
-    try:
-        yield
-    finally:
-        for tensor, value in before.items():
-            tensor.detach().copy_(value)
-
-
 @without_collection()
 def convert_pt2e(
     model: GraphModule,
@@ -209,7 +212,7 @@ def convert_pt2e(
     """Turn a calibrated model into a quantized one, with q/dq ops and integer weights.
 
     Args:
-        model: The calibrated result of `prepare_pt2e`. It is left as it was.
+        model: The calibrated result of `prepare_pt2e`, or the trained one of `prepare_qat_pt2e`. It is left as it was.
         use_reference_representation: Whether linear, conv2d, add, mul and max_pool2d are written out in exact integer
             arithmetic, as a specification for kernels, and q/dq in plain arithmetic.
         fold_quantize: Whether weights are stored as integers; else they stay float, and are quantized in each run.
@@ -228,6 +231,9 @@ def convert_pt2e(
     result = copy_model(require_prepared(model), shared=is_observer)
     remove_guards(result)
     for _path, graph in graphs_of(result):
+        settle_batch_norm(graph)
+        settle_mode(graph)
+        remove_identities(graph)
         observers_to_qdq(graph, fold_quantize=fold_quantize, tensor_qparams=tensor_qparams)
         if fold_quantize:
             fold_quantized_constants(graph)

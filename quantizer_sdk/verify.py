@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
 import torch
@@ -44,11 +44,14 @@ def observer_calls(model: GraphModule) -> list[Node]:
     return [call for _path, graph in graphs_of(model) for call in _own_observer_calls(graph)]
 
 
+def is_observer_call(node: Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node calls an observer or fake quantizer."""
+    return node.op == "call_module" and is_observer(modules.get(str(node.target)))
+
+
 def _own_observer_calls(graph: GraphModule) -> list[Node]:
     modules = dict(graph.named_modules())
-    return [
-        node for node in graph.graph.nodes if node.op == "call_module" and is_observer(modules.get(str(node.target)))
-    ]
+    return [node for node in graph.graph.nodes if is_observer_call(node, modules)]
 
 
 def require_exported(model: object) -> GraphModule:

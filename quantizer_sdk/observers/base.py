@@ -164,7 +164,20 @@ class ObserverBase(nn.Module, ABC):
         if not self.calibrated:
             message = f"{self._where()} has seen no data; run the prepared model on calibration data first"
             raise UncalibratedError(message)
-        low, high = self.observed_range()
+        scale, zero_point = self._choose(*self.observed_range())
+        if self.scale_floor is not None:
+            scale = torch.maximum(scale, self.scale_floor)
+        return scale, zero_point
+
+    def qparams_of(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the qparams that hold all of one tensor, of the same shapes, whatever was seen before.
+
+        Raises:
+            NonFiniteError: It holds NaN or infinity.
+        """
+        return self._choose(*self._min_max(x))
+
+    def _choose(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale, zero_point = choose_qparams(
             low,
             high,
@@ -174,11 +187,7 @@ class ObserverBase(nn.Module, ABC):
             eps=self.eps,
             power_of_two=self.power_of_two_scale,
         )
-        if scale.dim() == 0:
-            scale, zero_point = scale.reshape(1), zero_point.reshape(1)
-        if self.scale_floor is not None:
-            scale = torch.maximum(scale, self.scale_floor)
-        return scale, zero_point
+        return (scale.reshape(1), zero_point.reshape(1)) if scale.dim() == 0 else (scale, zero_point)
 
     @property
     def symmetric(self) -> bool:

@@ -67,8 +67,9 @@ def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence
     else:
         message = f"{location}: {type(spec).__name__} is no spec that the engine knows"
         raise UnsupportedError(message)
-    if isinstance(observer, ObserverBase):
-        observer.location = location
+    for watcher in (observer, observer._modules.get("activation_post_process")):
+        if isinstance(watcher, ObserverBase):
+            watcher.location = location
     return observer
 
 

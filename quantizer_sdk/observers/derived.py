@@ -11,7 +11,7 @@ from torch import nn
 
 from quantizer_sdk.observers.base import ObserverBase
 
-__all__ = ["DerivedObserver", "replace_observers"]
+__all__ = ["DerivedObserver", "is_derived", "replace_observers"]
 
 
 class DerivedObserver(ObserverBase):
@@ -64,6 +64,12 @@ class DerivedObserver(ObserverBase):
         """Return what follows from these sources' qparams."""
         scale, zero_point = self.derive_qparams_fn(list(sources))
         return scale.to(torch.float32).reshape(-1), zero_point.to(torch.int32).reshape(-1)
+
+
+def is_derived(module: nn.Module) -> bool:
+    """Whether a module's qparams derive from those of others: a `DerivedObserver`, or a fake quantizer around one."""
+    inner = module._modules.get("activation_post_process")
+    return isinstance(module, DerivedObserver) or isinstance(inner, DerivedObserver)
 
 
 def replace_observers(modules: dict[str, nn.Module], replacements: Mapping[nn.Module, nn.Module]) -> None:

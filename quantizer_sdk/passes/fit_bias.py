@@ -18,7 +18,6 @@ from torch.fx import Node
 
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import UnsupportedError
-from quantizer_sdk.observers import ObserverBase
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.provenance import describe
 
@@ -62,7 +61,7 @@ def fit_bias(
         if not bool((excess > 1).any()):
             continue
         sources = [source for source in observer.sources if source in weights]
-        if len(sources) != 1 or not isinstance(sources[0], ObserverBase):
+        if len(sources) != 1 or not hasattr(sources[0], "scale_floor"):
             message = (
                 f"{describe(tensor)} holds {float(largest.max()):.3g}, which does not fit the codes that its derived "
                 f"scale {float(scale.min()):.3g} gives; its qparams must derive from one weight with an observer of "
@@ -75,9 +74,10 @@ def fit_bias(
         floors[sources[0]] = floor if before is None else torch.maximum(before, floor)
     if not floors:
         return []
-    coarser = {observer: copy.copy(observer) for observer in floors}
+    coarser: dict[nn.Module, nn.Module] = {}
     for observer, floor in floors.items():
-        coarser[observer].scale_floor = floor
+        coarser[observer] = copy.copy(observer)
+        coarser[observer].__dict__["scale_floor"] = floor
     changed = [call for call in calls if modules[str(call.target)] in coarser]
     replace_observers(modules, coarser)
     return changed + [call for call in calls if isinstance(modules[str(call.target)], DerivedObserver)]

@@ -16,7 +16,7 @@ from quantizer_sdk.decision import absorb
 from quantizer_sdk.operands import argument, replace_argument
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["FOLDABLE", "fold_batch_norm", "why_not_folded"]
+__all__ = ["FOLDABLE", "fold_batch_norm", "output_scale_shape", "scale_by_output", "why_never_folded", "why_not_folded"]
 
 _ATEN = torch.ops.aten
 
@@ -87,10 +87,15 @@ def fold_batch_norm(model: GraphModule) -> None:
 
 
 def why_not_folded(norm: Node) -> str | None:
-    """Return what keeps a batch norm from being folded, in words for the user, or None."""
-    layer = argument(norm, "input")
+    """Return what keeps a batch norm from being folded now, in words for the user, or None."""
     if argument(norm, "training"):
         return "batch_norm was exported in training mode; call model.eval() before exporting"
+    return why_never_folded(norm)
+
+
+def why_never_folded(norm: Node) -> str | None:
+    """Return what keeps a batch norm from being folded in inference, in words for the user, or None."""
+    layer = argument(norm, "input")
     if not isinstance(layer, Node) or layer.target not in FOLDABLE:
         return f"batch_norm follows {layer}, which is no convolution or linear layer to fold it into"
     if len(layer.users) > 1:
@@ -137,14 +142,22 @@ def _fold(constants: Constants, layer: Node, norm: Node) -> tuple[nn.Parameter, 
     factor = factor if gamma is None else factor * gamma
     shift = (-mean if bias is None else bias - mean) * factor
     shift = shift if beta is None else shift + beta
+    return _parameter(scale_by_output(layer, weight, factor), original), _parameter(shift, original)
+
+
+def scale_by_output(layer: Node, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Scale a layer's weight by a factor for each of its output channels."""
     assert isinstance(layer.target, torch._ops.OpOverload)
     if FOLDABLE[layer.target] == 0:
-        scaled = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
-    else:  # [in, out / groups, ...]: input channel i belongs to group i // (in / groups)
-        groups = _groups(layer)
-        grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-        scaled = (grouped * factor.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
-    return _parameter(scaled, original), _parameter(shift, original)
+        return weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
+    groups = _groups(layer)  # [in, out / groups, ...]: input channel i belongs to group i // (in / groups)
+    grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    return (grouped * factor.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
+
+
+def output_scale_shape(layer: Node, weight_rank: int) -> list[int]:
+    """Return the shape in which one number for each output channel broadcasts over a layer's result."""
+    return [-1] if layer.target is _ATEN.linear.default else [-1] + [1] * (weight_rank - 2)
 
 
 def _parameter(value: torch.Tensor, like: torch.Tensor) -> nn.Parameter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.observers.derived import is_derived
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
 __all__ = ["OBSERVER_PREFIX", "insert_observers"]
@@ -35,6 +36,10 @@ def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module
             observer = observer_of.get((node, user))
             if observer is None:
                 continue
+            if is_derived(observer):  # runs after its sources have, which may stand anywhere before this user
+                with model.graph.inserting_before(user):
+                    user.replace_input_with(source, _call(model, source, names[observer]))
+                continue
             if observer not in made:
                 made[observer] = anchor = _observe(model, anchor, source, names[observer])
             user.replace_input_with(source, made[observer])
@@ -44,7 +49,11 @@ def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module
 
 def _observe(model: GraphModule, anchor: Node, tensor: Node, name: str) -> Node:
     with model.graph.inserting_after(anchor):
-        call = model.graph.call_module(name, (tensor,))
+        return _call(model, tensor, name)
+
+
+def _call(model: GraphModule, tensor: Node, name: str) -> Node:
+    call = model.graph.call_module(name, (tensor,))
     if "val" in tensor.meta:
         call.meta["val"] = tensor.meta["val"]
     return call

@@ -48,6 +48,9 @@ def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_q
     """
     modules = dict(model.named_modules())  # whose observers are the prepared model's own: replaced, never changed
     calls = [node for node in model.graph.nodes if node.op == "call_module" and is_observer(modules[str(node.target)])]
+    for path, module in modules.items():  # a fake quantizer's derived qparams are derived anew
+        inner = module._modules.get("activation_post_process")
+        modules[path] = inner if isinstance(inner, DerivedObserver) else module
     constants, constant = Constants(model), constant_nodes(model.graph)
     static = [call for call in calls if _is_static(modules[str(call.target)])]
     _observe_constants(static, modules, constants, constant)

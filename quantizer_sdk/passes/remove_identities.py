@@ -9,24 +9,21 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.operands import argument, is_written
+from quantizer_sdk.passes.training_mode import DROPOUTS
 
 __all__ = ["remove_identities"]
 
 _ATEN = torch.ops.aten
-_DROPOUTS = frozenset(
-    {
-        _ATEN.dropout.default,
-        _ATEN.feature_dropout.default,
-        _ATEN.alpha_dropout.default,
-        _ATEN.feature_alpha_dropout.default,
-    }
-)
 _ALWAYS = frozenset({_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default})
 _COPY = _ATEN.lift_fresh_copy.default
 
 
-def remove_identities(model: GraphModule) -> None:
+def remove_identities(model: GraphModule, *, dropouts: bool = True) -> None:
     """Let the users of an identity read its operand.
+
+    Args:
+        model: The graph.
+        dropouts: Whether dropout counts, where it was exported for inference.
 
     Dropout goes only where it was exported in inference mode, and the copy of a tensor written in `forward` only where
     nothing writes into it: the constant behind it is one for all runs.
@@ -34,7 +31,7 @@ def remove_identities(model: GraphModule) -> None:
     for node in reversed(list(model.graph.nodes)):  # users first, so that no detach_ is taken for a write
         if (
             node.target in _ALWAYS
-            or (node.target in _DROPOUTS and not argument(node, "train"))
+            or (dropouts and node.target in DROPOUTS and not argument(node, "train"))
             or (node.target is _COPY and not _may_change(node))
         ):
             operand = node.args[0]

@@ -1,0 +1,98 @@
+"""Let ops that do otherwise in training follow the model's mode, and settle them for inference at the end.
+
+`follow_mode` requires an exported graph. It ensures that dropout, batch norm and their like read the mode of the module
+whenever they run, so that `train()` and `eval()` switch them. `settle_mode` requires such a graph, or any, and ensures
+that none of them depends on a mode.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from quantizer_sdk.operands import argument, replace_argument
+
+__all__ = ["DROPOUTS", "TrainingMode", "follow_mode", "settle_mode"]
+
+_ATEN = torch.ops.aten
+_MODULE = "training_mode"
+
+DROPOUTS = frozenset(
+    {
+        _ATEN.dropout.default,
+        _ATEN.dropout_.default,
+        _ATEN.feature_dropout.default,
+        _ATEN.feature_dropout_.default,
+        _ATEN.alpha_dropout.default,
+        _ATEN.alpha_dropout_.default,
+        _ATEN.feature_alpha_dropout.default,
+        _ATEN.feature_alpha_dropout_.default,
+    }
+)
+# The argument that says whether a call trains.
+_FLAGS = {
+    **dict.fromkeys(DROPOUTS, "train"),
+    _ATEN.batch_norm.default: "training",
+    _ATEN.rrelu.default: "training",
+    _ATEN.rrelu_.default: "training",
+    **dict.fromkeys((_ATEN.lstm.input, _ATEN.gru.input, _ATEN.rnn_tanh.input, _ATEN.rnn_relu.input), "train"),
+}
+_ATTENTION = _ATEN.scaled_dot_product_attention.default
+
+
+class TrainingMode(nn.Module):
+    """Answers with its own mode, which `train()` and `eval()` of the model around it set."""
+
+    def forward(self) -> bool:
+        """Return whether the model trains."""
+        return self.training
+
+
+def follow_mode(model: GraphModule) -> None:
+    """Let every op of one graph that knows a training mode read it; batch norm without statistics knows none."""
+    mode: Node | None = None
+    for node in list(model.graph.nodes):
+        if node.target is _ATTENTION:
+            name, rate = "dropout_p", argument(node, "dropout_p")
+            if not isinstance(rate, float) or rate == 0:
+                continue
+        elif node.target in _FLAGS:
+            name, rate = _FLAGS[node.target], None
+            if node.target is _ATEN.batch_norm.default and argument(node, "running_mean") is None:
+                continue
+        else:
+            continue
+        if mode is None:
+            mode = _add_mode(model)
+        if rate is None:
+            replace_argument(node, name, mode)
+        else:
+            with model.graph.inserting_before(node):
+                replace_argument(node, name, model.graph.call_function(operator.mul, (rate, mode)))
+
+
+def _add_mode(model: GraphModule) -> Node:
+    model.add_module(_MODULE, TrainingMode())
+    first = next(node for node in model.graph.nodes if node.op not in {"placeholder", "get_attr"})
+    with model.graph.inserting_before(first):
+        return model.graph.call_module(_MODULE, ())
+
+
+def settle_mode(model: GraphModule) -> None:
+    """Give every op of one graph that knows a training mode the one of inference."""
+    for node in model.graph.nodes:
+        if node.target in _FLAGS and argument(node, _FLAGS[node.target]) is not False:
+            if node.target is _ATEN.batch_norm.default and argument(node, "running_mean") is None:
+                continue
+            replace_argument(node, _FLAGS[node.target], False)
+        elif node.target is _ATTENTION and isinstance(argument(node, "dropout_p"), Node):
+            replace_argument(node, "dropout_p", 0.0)
+    for node in reversed(list(model.graph.nodes)):
+        of_mode = node.target is operator.mul and any(item.target == _MODULE for item in node.all_input_nodes)
+        if not node.users and (of_mode or (node.op == "call_module" and node.target == _MODULE)):
+            model.graph.erase_node(node)
+    if hasattr(model, _MODULE):
+        delattr(model, _MODULE)
