@@ -23,6 +23,11 @@ from quantizer_sdk.errors import (
     UnsupportedError,
 )
 from quantizer_sdk.match import Match
+from quantizer_sdk.modes import (
+    allow_exported_model_train_eval,
+    move_exported_model_to_eval,
+    move_exported_model_to_train,
+)
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
 from quantizer_sdk.report import Explanation, OpRecord, explain
@@ -97,11 +102,14 @@ __all__ = [
     "UncalibratedError",
     "UnsupportedError",
     "UnusedRuleWarning",
+    "allow_exported_model_train_eval",
     "backend_names",
     "calibrate",
     "convert_pt2e",
     "explain",
     "find_backend",
+    "move_exported_model_to_eval",
+    "move_exported_model_to_train",
     "ops",
     "prepare_pt2e",
     "prepare_qat_pt2e",

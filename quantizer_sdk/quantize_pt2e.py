@@ -25,7 +25,7 @@ from quantizer_sdk.passes.reference_representation import reference_representati
 from quantizer_sdk.passes.remove_guards import remove_guards
 from quantizer_sdk.passes.remove_identities import remove_identities
 from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
-from quantizer_sdk.passes.train_batch_norm import hide_batch_norm, settle_batch_norm, show_batch_norm
+from quantizer_sdk.passes.train_batch_norm import count_batches, hide_batch_norm, settle_batch_norm, show_batch_norm
 from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe_point, value_of
@@ -56,6 +56,7 @@ def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModu
         hide_dropout(graph)
         remove_identities(graph, dropouts=False)
         hide_batch_norm(graph)
+        count_batches(graph)
     return _annotate(result, quantizer)
 
 

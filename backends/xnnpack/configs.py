@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from quantizer_sdk import ProductBiasSpec, QuantizationConfig, QuantizationSpec, RuleError, UnsupportedError
-from quantizer_sdk.observers import HistogramObserver, MinMaxObserver, ObserverFactory, PerChannelMinMaxObserver
+from quantizer_sdk.fake_quantize import FakeQuantize, FusedMovingAvgObsFakeQuantize
+from quantizer_sdk.observers import (
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    ObserverFactory,
+    PerChannelMinMaxObserver,
+)
 
 __all__ = ["get_symmetric_quantization_config"]
 
@@ -28,22 +38,23 @@ def get_symmetric_quantization_config(
 
     Args:
         is_per_channel: Whether weights have a scale for each output channel instead of one for the tensor.
-        is_qat: For training with fake quantizers; not available yet.
+        is_qat: For `prepare_qat_pt2e`: activations learn a moving average of their range, weights are rounded to the
+            range that they have at each step.
         is_dynamic: For activations quantized at run time; not available yet.
         act_qmin: Smallest code of activations.
         act_qmax: Largest code of activations.
         weight_qmin: Smallest code of weights.
         weight_qmax: Largest code of weights.
-        activation_observer: Chooses the activations' ranges; None takes `HistogramObserver`.
+        activation_observer: Chooses the activations' ranges; None takes `HistogramObserver`, in training
+            `FusedMovingAvgObsFakeQuantize`.
         eps: Smallest scale; None takes 2**-23. The peer's 2**-12 rounds away weights below 0.03.
 
     Raises:
-        UnsupportedError: `is_qat` or `is_dynamic` is set.
+        UnsupportedError: `is_dynamic` is set.
         RuleError: A range is none that XNNPACK's kernels have.
     """
-    if is_qat or is_dynamic:
-        name = "is_qat" if is_qat else "is_dynamic"
-        message = f"get_symmetric_quantization_config({name}=True) has no engine behind it yet; use the static config"
+    if is_dynamic:
+        message = "get_symmetric_quantization_config(is_dynamic=True) has no rows behind it yet; use the static config"
         raise UnsupportedError(message)
     if weight_qmin >= 0 or weight_qmax <= 0:
         message = (
@@ -51,6 +62,11 @@ def get_symmetric_quantization_config(
             "zero point that XNNPACK's kernels take for weights; the usual range is -127..127"
         )
         raise RuleError(message)
+    weight_observer: Any = PerChannelMinMaxObserver if is_per_channel else MinMaxObserver
+    if is_qat:
+        activation_observer = activation_observer or FusedMovingAvgObsFakeQuantize
+        moving = MovingAveragePerChannelMinMaxObserver if is_per_channel else MovingAverageMinMaxObserver
+        weight_observer = FakeQuantize.with_args(observer=moving, averaging_constant=1.0)
     activation = QuantizationSpec(
         torch.int8,
         _with_eps(HistogramObserver if activation_observer is None else activation_observer, eps),
@@ -60,13 +76,13 @@ def get_symmetric_quantization_config(
     )
     weight = QuantizationSpec(
         torch.int8,
-        _with_eps(PerChannelMinMaxObserver if is_per_channel else MinMaxObserver, eps),
+        _with_eps(weight_observer, eps),
         weight_qmin,
         weight_qmax,
         torch.per_channel_symmetric if is_per_channel else torch.per_tensor_symmetric,
         ch_axis=0 if is_per_channel else None,
     )
-    return QuantizationConfig(activation, activation, weight, ProductBiasSpec(keep_float=True))
+    return QuantizationConfig(activation, activation, weight, ProductBiasSpec(keep_float=True), is_qat)
 
 
 def _with_eps(observer: ObserverFactory | type, eps: float | None) -> ObserverFactory:

@@ -88,9 +88,10 @@ def fold_batch_norm(model: GraphModule) -> None:
 
 def why_not_folded(norm: Node) -> str | None:
     """Return what keeps a batch norm from being folded now, in words for the user, or None."""
-    if argument(norm, "training"):
+    never = why_never_folded(norm)
+    if never is None and argument(norm, "training"):
         return "batch_norm was exported in training mode; call model.eval() before exporting"
-    return why_never_folded(norm)
+    return never
 
 
 def why_never_folded(norm: Node) -> str | None:

@@ -23,7 +23,7 @@ from quantizer_sdk.operands import argument, replace_argument
 from quantizer_sdk.passes.fold_batch_norm import FOLDABLE, output_scale_shape, why_never_folded
 from quantizer_sdk.verify import is_observer_call
 
-__all__ = ["hide_batch_norm", "settle_batch_norm", "show_batch_norm"]
+__all__ = ["count_batches", "hide_batch_norm", "settle_batch_norm", "show_batch_norm"]
 
 _ATEN = torch.ops.aten
 _KEY = "quantizer_sdk_batch_norm"
@@ -105,15 +105,30 @@ def _hide(model: GraphModule, constants: Constants, readers: dict[str, list[Node
 
 def _hide_counter(model: GraphModule, readers: dict[str, list[Node]], mean: str) -> str | None:
     """Remove the ops that count batches beside a running mean, and return the counter's name."""
-    path = mean.rpartition(".")[0]
-    name = f"{path}.num_batches_tracked".lstrip(".")
+    path, name = mean.rpartition(".")[0], _counter_name(mean)
     for node in readers.pop(name, ()):
-        for user in list(node.users):
-            if user.target is _ATEN.add_.Tensor and not user.users:
-                model.graph.erase_node(user)
-        if not node.users:
-            model.graph.erase_node(node)
+        counts = [node]  # of a norm called several times, each counts on
+        while len(counts[-1].users) == 1 and (user := next(iter(counts[-1].users))).target is _ATEN.add_.Tensor:
+            counts.append(user)
+        while counts and not counts[-1].users:
+            model.graph.erase_node(counts.pop())
     return name if hasattr(model.get_submodule(path), "num_batches_tracked") else None
+
+
+def count_batches(model: GraphModule) -> None:
+    """Let norms that were exported for inference count their batches again, as they will when they train."""
+    counters = {str(node.target): node for node in model.graph.nodes if node.op == "get_attr" and not node.users}
+    for norm in list(model.graph.nodes):
+        mean = argument(norm, "running_mean") if norm.target is _ATEN.batch_norm.default else None
+        if mean is None:
+            continue
+        counter = counters.pop(_counter_name(str(mean.target)), None)
+        if counter is not None:
+            _after(model.graph, norm, _ATEN.add_.Tensor, (counter, 1))
+
+
+def _counter_name(mean: str) -> str:
+    return f"{mean.rpartition('.')[0]}.num_batches_tracked".lstrip(".")
 
 
 # Training

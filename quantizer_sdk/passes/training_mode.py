@@ -15,10 +15,11 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.operands import argument, replace_argument
 
-__all__ = ["DROPOUTS", "TrainingMode", "follow_mode", "settle_mode"]
+__all__ = ["DROPOUTS", "TrainingMode", "exported_for_training", "follow_mode", "follows_mode", "settle_mode"]
 
 _ATEN = torch.ops.aten
 _MODULE = "training_mode"
+_COUNTER = "num_batches_tracked"
 
 DROPOUTS = frozenset(
     {
@@ -55,13 +56,15 @@ def follow_mode(model: GraphModule) -> None:
     """Let every op of one graph that knows a training mode read it; batch norm without statistics knows none."""
     mode: Node | None = None
     for node in list(model.graph.nodes):
-        if node.target is _ATTENTION:
+        if _counts(node):
+            name, rate = "other", None
+        elif node.target is _ATTENTION:
             name, rate = "dropout_p", argument(node, "dropout_p")
             if not isinstance(rate, float) or rate == 0:
                 continue
         elif node.target in _FLAGS:
             name, rate = _FLAGS[node.target], None
-            if node.target is _ATEN.batch_norm.default and argument(node, "running_mean") is None:
+            if _always_trains(node):
                 continue
         else:
             continue
@@ -74,6 +77,34 @@ def follow_mode(model: GraphModule) -> None:
                 replace_argument(node, name, model.graph.call_function(operator.mul, (rate, mode)))
 
 
+def follows_mode(model: GraphModule) -> bool:
+    """Whether the ops of one graph read the mode already."""
+    return hasattr(model, _MODULE)
+
+
+def exported_for_training(model: GraphModule) -> bool:
+    """Whether an op of one graph was exported in training mode."""
+    return any(
+        node.target in _FLAGS and argument(node, _FLAGS[node.target]) is True and not _always_trains(node)
+        for node in model.graph.nodes
+    )
+
+
+def _always_trains(node: Node) -> bool:
+    """Whether a batch norm keeps no statistics, and so normalizes by its batch in either mode."""
+    return node.target is _ATEN.batch_norm.default and argument(node, "running_mean") is None
+
+
+def _counts(node: Node) -> bool:
+    """Whether a call counts the batches that a batch norm has seen."""
+    counter: object = node
+    while isinstance(counter, Node) and counter.target is _ATEN.add_.Tensor:  # a norm called again counts on
+        counter = counter.args[0]
+    if counter is node:
+        return False
+    return isinstance(counter, Node) and counter.op == "get_attr" and str(counter.target).endswith(_COUNTER)
+
+
 def _add_mode(model: GraphModule) -> Node:
     model.add_module(_MODULE, TrainingMode())
     first = next(node for node in model.graph.nodes if node.op not in {"placeholder", "get_attr"})
@@ -83,11 +114,12 @@ def _add_mode(model: GraphModule) -> Node:
 
 def settle_mode(model: GraphModule) -> None:
     """Give every op of one graph that knows a training mode the one of inference."""
-    for node in model.graph.nodes:
-        if node.target in _FLAGS and argument(node, _FLAGS[node.target]) is not False:
-            if node.target is _ATEN.batch_norm.default and argument(node, "running_mean") is None:
-                continue
-            replace_argument(node, _FLAGS[node.target], False)
+    for node in reversed(list(model.graph.nodes)):
+        if _counts(node) and isinstance(node.args[1], Node) and not node.users:
+            model.graph.erase_node(node)
+        elif node.target in _FLAGS and argument(node, _FLAGS[node.target]) is not False:
+            if not _always_trains(node):
+                replace_argument(node, _FLAGS[node.target], False)
         elif node.target is _ATTENTION and isinstance(argument(node, "dropout_p"), Node):
             replace_argument(node, "dropout_p", 0.0)
     for node in reversed(list(model.graph.nodes)):
