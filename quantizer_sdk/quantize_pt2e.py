@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from quantizer_sdk.collection import without_collection
 from quantizer_sdk.control_flow import graphs_of, inner_graphs
 from quantizer_sdk.errors import InvalidAnnotationError, NothingAnnotatedError
+from quantizer_sdk.fake_quantize import FakeQuantize
 from quantizer_sdk.fake_quantize.create import create_fake_quantize
 from quantizer_sdk.model_copy import copy_for_training, copy_model
 from quantizer_sdk.observers.create import create_observer, is_observer
@@ -133,13 +134,21 @@ def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """
     result = annotate_for_training(model, quantizer)
     _insert(result, quantizer, create_fake_quantize)
-    for _path, graph in graphs_of(result):
+    for path, graph in graphs_of(result):
         show_batch_norm(graph)
         show_dropout(graph)
         follow_mode(graph)
+        if path:
+            graph.apply(_learn_alone)
     run_plainly(result)
     verify(result, Stage.PREPARED, after="follow_mode")
     return result
+
+
+def _learn_alone(module: nn.Module) -> None:
+    """Keep a fake quantizer from waiting for other ranks, which may run another branch."""
+    if isinstance(module, FakeQuantize):
+        module.synchronize = False
 
 
 Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], "Sequence[int] | None"], nn.Module]

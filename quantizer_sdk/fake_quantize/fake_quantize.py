@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 
+from quantizer_sdk.distributed import joined_ranges, ranks
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import InvalidSpecError
 from quantizer_sdk.fake_quantize.base import FakeQuantizeBase
@@ -31,7 +33,13 @@ class FakeQuantize(FakeQuantizeBase):
 
     Raises:
         InvalidSpecError: `observer` makes something else.
+
+    Attributes:
+        synchronize: Whether ranks that train together (torch.distributed) learn one range: each batch costs one
+            all-reduce of two numbers a scale. Off inside control flow, where ranks may take different branches.
     """
+
+    synchronize: bool = True
 
     def __init__(
         self,
@@ -65,7 +73,8 @@ class FakeQuantize(FakeQuantizeBase):
         """Learn and round, as far as each is enabled."""
         observer = self.activation_post_process
         if self.observer_enabled.item() and not observer.is_dynamic:
-            observer(x.detach())
+            with self._ranks_joined():
+                observer(x.detach())
             if observer.dtype in CODE_RANGES:
                 self.scale, self.zero_point = (value.to(x.device) for value in observer.calculate_qparams())
         if not self.fake_quant_enabled.item() or observer.dtype not in CODE_RANGES:
@@ -81,6 +90,13 @@ class FakeQuantize(FakeQuantizeBase):
             granularity=observer.granularity,
             dtype=observer.dtype,
         )
+
+    def _ranks_joined(self) -> contextlib.AbstractContextManager[None]:
+        """Let the observer see the range of all ranks' data, where several train together."""
+        return joined_ranges(self.activation_post_process) if self._joins() else contextlib.nullcontext()
+
+    def _joins(self) -> bool:
+        return self.synchronize and self.training and ranks() > 1
 
 
 class FixedQParamsFakeQuantize(FakeQuantize):

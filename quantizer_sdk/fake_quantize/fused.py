@@ -64,12 +64,17 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Learn and round, as far as each is enabled.
 
-        The op writes into its buffers, so that a step makes no new ones.
+        The op writes into its buffers, so that a step makes no new ones. It sees the data of one rank only: where
+        several train together, the steps of `FakeQuantize` are taken instead.
 
         Raises:
             NonFiniteError: NaN or infinity came by while it learned.
         """
         observer: Any = self.activation_post_process
+        if self._joins():
+            if not self.calibrated:
+                observer.min_val, observer.max_val = torch.empty(0), torch.empty(0)
+            return super().forward(x)
         observer.__dict__.update(shape=tuple(x.shape), value_dtype=x.dtype)
         result: torch.Tensor = torch.fused_moving_avg_obs_fake_quant(
             x.to(torch.float32),

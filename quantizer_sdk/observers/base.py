@@ -67,6 +67,7 @@ class ObserverBase(nn.Module, ABC):
         shape: The shape of the last tensor seen; None before the first.
         value_dtype: Its float type; None before the first.
         scale_floor: Smallest scale by channel, float32 [1] or [channels]; passes set it where kernels need one.
+        join: Joins the range of a batch with those of other ranks; None for one rank.
         location: Where in the model this observer sits, in words; the engine sets it and errors quote it.
     """
 
@@ -85,6 +86,7 @@ class ObserverBase(nn.Module, ABC):
     value_dtype: torch.dtype | None
     location: str
     scale_floor: torch.Tensor | None
+    join: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class ObserverBase(nn.Module, ABC):
             value_dtype=None,
             location="",
             scale_floor=None,
+            join=None,
         )
 
     @classmethod
@@ -214,6 +217,8 @@ class ObserverBase(nn.Module, ABC):
             lanes, shape = self._lanes(x)
             low, high = (end.reshape(shape) for end in torch.aminmax(lanes, dim=1))
         low, high = low.to(torch.float32), high.to(torch.float32)
+        if self.join is not None:
+            low, high = self.join(low, high)
         # NaN and infinity survive a minimum or maximum, so two small tensors tell about the whole.
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
             count = int((~torch.isfinite(x)).sum())

@@ -15,10 +15,18 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.operands import argument, replace_argument
 
-__all__ = ["DROPOUTS", "TrainingMode", "exported_for_training", "follow_mode", "follows_mode", "settle_mode"]
+__all__ = [
+    "DROPOUTS",
+    "exported_for_training",
+    "follow_mode",
+    "follows_mode",
+    "freeze_bn_stats",
+    "settle_mode",
+    "update_bn_stats",
+]
 
 _ATEN = torch.ops.aten
-_MODULE = "training_mode"
+_MODULE, _NORMS = "training_mode", "batch_norm_mode"
 _COUNTER = "num_batches_tracked"
 
 DROPOUTS = frozenset(
@@ -52,34 +60,57 @@ class TrainingMode(nn.Module):
         return self.training
 
 
+class BatchNormMode(TrainingMode):
+    """Answers for batch norms: these can keep their statistics while the rest of the model trains on.
+
+    Attributes:
+        frozen: uint8 [1]; whether they keep them.
+    """
+
+    frozen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frozen", torch.zeros(1, dtype=torch.uint8))
+
+    def forward(self) -> bool:
+        """Return whether batch norms learn and use the statistics of a batch."""
+        return self.training and not self.frozen.item()
+
+
 def follow_mode(model: GraphModule) -> None:
     """Let every op of one graph that knows a training mode read it; batch norm without statistics knows none."""
-    mode: Node | None = None
+    modes: dict[str, Node] = {}
     for node in list(model.graph.nodes):
-        if _counts(node):
-            name, rate = "other", None
-        elif node.target is _ATTENTION:
-            name, rate = "dropout_p", argument(node, "dropout_p")
-            if not isinstance(rate, float) or rate == 0:
-                continue
-        elif node.target in _FLAGS:
-            name, rate = _FLAGS[node.target], None
-            if _always_trains(node):
-                continue
-        else:
+        found = _flag(node)
+        if found is None:
             continue
-        if mode is None:
-            mode = _add_mode(model)
-        if rate is None:
-            replace_argument(node, name, mode)
-        else:
+        module, name = found
+        if module not in modes:
+            modes[module] = _add_mode(model, module)
+        if node.target is _ATTENTION:
             with model.graph.inserting_before(node):
-                replace_argument(node, name, model.graph.call_function(operator.mul, (rate, mode)))
+                flag = model.graph.call_function(operator.mul, (argument(node, name), modes[module]))
+            replace_argument(node, name, flag)
+        else:
+            replace_argument(node, name, modes[module])
+
+
+def _flag(node: Node) -> tuple[str, str] | None:
+    """Return which mode a call is to follow, and by which argument; None for most calls."""
+    if _counts(node):
+        return _NORMS, "other"
+    if node.target is _ATTENTION:
+        rate = argument(node, "dropout_p")
+        return (_MODULE, "dropout_p") if isinstance(rate, float) and rate > 0 else None
+    if node.target not in _FLAGS or _always_trains(node):
+        return None
+    return _NORMS if node.target is _ATEN.batch_norm.default else _MODULE, _FLAGS[node.target]
 
 
 def follows_mode(model: GraphModule) -> bool:
     """Whether the ops of one graph read the mode already."""
-    return hasattr(model, _MODULE)
+    return hasattr(model, _MODULE) or hasattr(model, _NORMS)
 
 
 def exported_for_training(model: GraphModule) -> bool:
@@ -105,11 +136,11 @@ def _counts(node: Node) -> bool:
     return isinstance(counter, Node) and counter.op == "get_attr" and str(counter.target).endswith(_COUNTER)
 
 
-def _add_mode(model: GraphModule) -> Node:
-    model.add_module(_MODULE, TrainingMode())
+def _add_mode(model: GraphModule, name: str) -> Node:
+    model.add_module(name, BatchNormMode() if name == _NORMS else TrainingMode())
     first = next(node for node in model.graph.nodes if node.op not in {"placeholder", "get_attr"})
     with model.graph.inserting_before(first):
-        return model.graph.call_module(_MODULE, ())
+        return model.graph.call_module(name, ())
 
 
 def settle_mode(model: GraphModule) -> None:
@@ -122,9 +153,23 @@ def settle_mode(model: GraphModule) -> None:
                 replace_argument(node, _FLAGS[node.target], False)
         elif node.target is _ATTENTION and isinstance(argument(node, "dropout_p"), Node):
             replace_argument(node, "dropout_p", 0.0)
+    names = (_MODULE, _NORMS)
     for node in reversed(list(model.graph.nodes)):
-        of_mode = node.target is operator.mul and any(item.target == _MODULE for item in node.all_input_nodes)
-        if not node.users and (of_mode or (node.op == "call_module" and node.target == _MODULE)):
+        of_mode = node.target is operator.mul and any(item.target in names for item in node.all_input_nodes)
+        if not node.users and (of_mode or (node.op == "call_module" and node.target in names)):
             model.graph.erase_node(node)
-    if hasattr(model, _MODULE):
-        delattr(model, _MODULE)
+    for name in names:
+        if hasattr(model, name):
+            delattr(model, name)
+
+
+def freeze_bn_stats(module: nn.Module) -> None:
+    """Let batch norms keep and use their statistics; nothing for any other module, as `model.apply` hands them over."""
+    if isinstance(module, BatchNormMode):
+        module.frozen.fill_(1)
+
+
+def update_bn_stats(module: nn.Module) -> None:
+    """Let batch norms learn their statistics again; nothing for any other module."""
+    if isinstance(module, BatchNormMode):
+        module.frozen.fill_(0)
