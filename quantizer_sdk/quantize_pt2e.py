@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from quantizer_sdk.collection import without_collection
 from quantizer_sdk.control_flow import graphs_of, inner_graphs
 from quantizer_sdk.errors import InvalidAnnotationError, NothingAnnotatedError
-from quantizer_sdk.fake_quantize import FakeQuantize
+from quantizer_sdk.fake_quantize import FakeQuantize, FakeQuantizeBase
 from quantizer_sdk.fake_quantize.create import create_fake_quantize
 from quantizer_sdk.model_copy import copy_for_training, copy_model
 from quantizer_sdk.observers.create import create_observer, is_observer
@@ -120,8 +120,8 @@ def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
 
     Returns:
         A module with the same inputs and outputs, in training mode, that rounds its tensors as inference will.
-        `train()` and `eval()` switch dropout and batch norm. A layer and the batch norm behind it round the weight that
-        they will have when folded. Train it, then call `convert_pt2e`.
+        `train()` and `eval()` switch dropout, batch norm, and whether ranges are learned. A layer and the batch norm
+        behind it round the weight that they will have when folded. Train it, then call `convert_pt2e`.
 
     Raises:
         NotExportedError: The model is no module of an exported program.
@@ -138,14 +138,20 @@ def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         show_batch_norm(graph)
         show_dropout(graph)
         follow_mode(graph)
+        graph.apply(_learn_in_training_alone)
         if path:
-            graph.apply(_learn_alone)
+            graph.apply(_learn_from_one_rank)
     run_plainly(result)
     verify(result, Stage.PREPARED, after="follow_mode")
     return result
 
 
-def _learn_alone(module: nn.Module) -> None:
+def _learn_in_training_alone(module: nn.Module) -> None:
+    if isinstance(module, FakeQuantizeBase):
+        module.learns_in_eval = False
+
+
+def _learn_from_one_rank(module: nn.Module) -> None:
     """Keep a fake quantizer from waiting for other ranks, which may run another branch."""
     if isinstance(module, FakeQuantize):
         module.synchronize = False

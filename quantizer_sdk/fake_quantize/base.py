@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantizer_sdk.errors import UncalibratedError
 from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
 
 __all__ = [
@@ -29,7 +30,11 @@ class FakeQuantizeBase(nn.Module, ABC):
         scale: float32, the qparams in force: [1], [channels], or of the grid's shape.
         zero_point: int32, the same.
         scale_floor: Smallest scale, as of observers.
+        learns_in_eval: Whether it learns in eval mode too, as an observer for calibration does. Models prepared for
+            training set it to False: validation data leaves no trace in them.
     """
+
+    learns_in_eval: bool = True
 
     activation_post_process: ObserverBase
     fake_quant_enabled: torch.Tensor
@@ -49,6 +54,10 @@ class FakeQuantizeBase(nn.Module, ABC):
         """Return a factory of this class with these arguments, as specs take it."""
         return ObserverFactory(cls, arguments)
 
+    def learns(self) -> bool:
+        """Whether the next input is learned from."""
+        return bool(self.observer_enabled.item()) and (self.training or self.learns_in_eval)
+
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Learn and round, as far as each is enabled."""
@@ -62,6 +71,20 @@ class FakeQuantizeBase(nn.Module, ABC):
     def calibrated(self) -> bool:
         """Whether it has seen data."""
         return self.activation_post_process.calibrated
+
+    def _require_calibrated(self) -> None:
+        """Refuse to round by qparams that nobody chose.
+
+        Raises:
+            UncalibratedError: It has seen no data.
+        """
+        if not self.calibrated:
+            observer = self.activation_post_process
+            message = (
+                f"{type(self).__name__} on {observer.location} has seen no data to choose a range by; run the model in "
+                "training mode first, with observers enabled"
+            )
+            raise UncalibratedError(message)
 
     def enable_fake_quant(self, enabled: bool = True) -> None:
         """Round from now on, or not."""

@@ -65,14 +65,14 @@ class FakeQuantize(FakeQuantizeBase):
         if not isinstance(observer, ObserverBase):
             message = f"{type(self).__name__}: observer made a {type(observer).__name__}; expected an ObserverBase"
             raise InvalidSpecError(message)
-        self.activation_post_process = observer
         self.register_buffer("scale", torch.ones(1))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.activation_post_process = observer  # last, for it answers for what this module lacks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Learn and round, as far as each is enabled."""
         observer = self.activation_post_process
-        if self.observer_enabled.item() and not observer.is_dynamic:
+        if self.learns() and not observer.is_dynamic:
             with self._ranks_joined():
                 observer(x.detach())
             if observer.dtype in CODE_RANGES:
@@ -80,7 +80,11 @@ class FakeQuantize(FakeQuantizeBase):
         if not self.fake_quant_enabled.item() or observer.dtype not in CODE_RANGES:
             cast = self.fake_quant_enabled.item() and is_cast(observer.dtype)
             return x.to(observer.dtype).to(x.dtype) if cast else x
-        scale, zero_point = observer.qparams_of(x.detach()) if observer.is_dynamic else (self.scale, self.zero_point)
+        if observer.is_dynamic:
+            scale, zero_point = observer.qparams_of(x.detach())
+        else:
+            self._require_calibrated()
+            scale, zero_point = self.scale, self.zero_point
         return fake_quantize(
             x,
             scale,

@@ -12,6 +12,8 @@ from quantizer_sdk.granularity import PerAxis, PerTensor
 from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.min_max import MovingAverageMinMaxObserver
 
+_OFF = torch.zeros(1, dtype=torch.uint8)
+
 __all__ = ["FusedMovingAvgObsFakeQuantize"]
 
 
@@ -50,10 +52,13 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
             )
             raise InvalidSpecError(message)
         super()._take(observer)
-        # What the op takes for "nothing seen yet".
-        per_channel = isinstance(observer.granularity, PerAxis)
-        observer.min_val = torch.empty(0) if per_channel else torch.tensor(float("inf"))
-        observer.max_val = torch.empty(0) if per_channel else torch.tensor(float("-inf"))
+        if self._runs_fused():  # what the op takes for "nothing seen yet"
+            observer.min_val = torch.empty(0) if observer.ch_axis == 0 else torch.tensor(float("inf"))
+            observer.max_val = torch.empty(0) if observer.ch_axis == 0 else torch.tensor(float("-inf"))
+
+    def _runs_fused(self) -> bool:
+        """Whether the op can do it: it knows channels on axis 0 only, and the data of one rank."""
+        return self.activation_post_process.ch_axis in (None, 0) and not self._joins()
 
     @property
     def calibrated(self) -> bool:
@@ -64,21 +69,24 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Learn and round, as far as each is enabled.
 
-        The op writes into its buffers, so that a step makes no new ones. It sees the data of one rank only: where
-        several train together, the steps of `FakeQuantize` are taken instead.
+        The op writes into its buffers, so that a step makes no new ones. Where ranks train together, and for channels
+        on another axis than 0, the steps of `FakeQuantize` are taken instead.
 
         Raises:
             NonFiniteError: NaN or infinity came by while it learned.
         """
         observer: Any = self.activation_post_process
-        if self._joins():
+        if not self._runs_fused():
             if not self.calibrated:
                 observer.min_val, observer.max_val = torch.empty(0), torch.empty(0)
             return super().forward(x)
+        learns = self.learns()
+        if not learns and self.fake_quant_enabled.item():
+            self._require_calibrated()
         observer.__dict__.update(shape=tuple(x.shape), value_dtype=x.dtype)
         result: torch.Tensor = torch.fused_moving_avg_obs_fake_quant(
             x.to(torch.float32),
-            self.observer_enabled,
+            self.observer_enabled if learns else _OFF,
             self.fake_quant_enabled,
             observer.min_val,
             observer.max_val,

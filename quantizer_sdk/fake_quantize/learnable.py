@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantizer_sdk.errors import InvalidSpecError, UncalibratedError
+from quantizer_sdk.errors import InvalidSpecError
 from quantizer_sdk.fake_quantize.base import FakeQuantizeBase
 from quantizer_sdk.granularity import PerAxis, PerTensor
 from quantizer_sdk.observers.base import ObserverBase
@@ -81,9 +81,7 @@ class LearnableFakeQuantize(FakeQuantizeBase):
             UncalibratedError: It has seen no data.
         """
         observer = self.activation_post_process
-        if not self.calibrated:
-            message = f"LearnableFakeQuantize on {observer.location} has seen no data; run the prepared model first"
-            raise UncalibratedError(message)
+        self._require_calibrated()
         scale = self.scale.detach().abs().clamp(min=torch.finfo(torch.float32).eps)
         if self.scale_floor is not None:
             scale = torch.maximum(scale, self.scale_floor)
@@ -94,10 +92,11 @@ class LearnableFakeQuantize(FakeQuantizeBase):
         """Round, with gradients for the scale; set the start at the first batch."""
         observer = self.activation_post_process
         observer.__dict__.update(shape=tuple(x.shape), value_dtype=x.dtype)
-        if self.observer_enabled.item() and not self.initialized.item():
+        if self.learns() and not self.initialized.item():
             self._start(x.detach().to(torch.float32))
         if not self.fake_quant_enabled.item():
             return x
+        self._require_calibrated()
         low, high = observer.quant_min, observer.quant_max
         shape = [-1 if axis == self._axis(x) else 1 for axis in range(x.dim())] if self.scale.numel() > 1 else [1]
         factor = 1 / math.sqrt(x.numel() / self.scale.numel() * max(abs(low), high))

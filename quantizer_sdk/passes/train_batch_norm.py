@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
+from torch.library import custom_op
 
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.decision import absorb
@@ -53,6 +54,21 @@ class _Norm:
     def eps(self) -> float:
         """What is added to the variance."""
         return float(self.rest[1])
+
+
+@custom_op("quantizer_sdk::deviation", mutates_args=())
+def _deviation(variance: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return σ as running statistics have it.
+
+    An op of its own, for compilers must not look inside: they would compute it anew in the backward pass, after the
+    norm has written into the variance.
+    """
+    return torch.sqrt(variance + eps)
+
+
+@_deviation.register_fake
+def _(variance: torch.Tensor, eps: float) -> torch.Tensor:  # noqa: ARG001  # the signature of the op
+    return torch.empty_like(variance)
 
 
 # Hiding
@@ -156,11 +172,11 @@ def _show(model: GraphModule, constants: Constants, modules: dict[str, nn.Module
     with graph.inserting_before(layer):
         gamma, beta, mean, variance = (None if name is None else constants.again(name) for name in norm.tensors)
         assert variance is not None
-        factor = graph.call_function(
-            _ATEN.rsqrt.default, (graph.call_function(_ATEN.add.Scalar, (variance, norm.eps)),)
-        )
-        if gamma is not None:
-            factor = graph.call_function(_ATEN.mul.Tensor, (factor, gamma))
+        sigma = graph.call_function(torch.ops.quantizer_sdk.deviation.default, (variance, norm.eps))
+        if gamma is None:
+            factor = graph.call_function(_ATEN.reciprocal.default, (sigma,))
+        else:
+            factor = graph.call_function(_ATEN.div.Tensor, (gamma, sigma))
         scaled = _scaled(graph, layer, weight, factor, constants.read(weight).shape)
     weight.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
     for call in reversed(rounding):

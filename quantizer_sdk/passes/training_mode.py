@@ -64,18 +64,14 @@ class BatchNormMode(TrainingMode):
     """Answers for batch norms: these can keep their statistics while the rest of the model trains on.
 
     Attributes:
-        frozen: uint8 [1]; whether they keep them.
+        frozen: Whether they keep them.
     """
 
-    frozen: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("frozen", torch.zeros(1, dtype=torch.uint8))
+    frozen: bool = False
 
     def forward(self) -> bool:
         """Return whether batch norms learn and use the statistics of a batch."""
-        return self.training and not self.frozen.item()
+        return self.training and not self.frozen
 
 
 def follow_mode(model: GraphModule) -> None:
@@ -166,10 +162,10 @@ def settle_mode(model: GraphModule) -> None:
 def freeze_bn_stats(module: nn.Module) -> None:
     """Let batch norms keep and use their statistics; nothing for any other module, as `model.apply` hands them over."""
     if isinstance(module, BatchNormMode):
-        module.frozen.fill_(1)
+        module.frozen = True
 
 
 def update_bn_stats(module: nn.Module) -> None:
     """Let batch norms learn their statistics again; nothing for any other module."""
     if isinstance(module, BatchNormMode):
-        module.frozen.fill_(0)
+        module.frozen = False

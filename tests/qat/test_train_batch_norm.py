@@ -126,7 +126,7 @@ class Eager(nn.Module):
 
     def forward(self, x):
         norm, layer = self.norm, self.layer
-        factor = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
+        factor = (1 if norm.weight is None else norm.weight) / torch.sqrt(norm.running_var + norm.eps)
         shape = [1] * layer.weight.dim()
         groups = getattr(layer, "groups", 1)
         if self.axis == 0:
