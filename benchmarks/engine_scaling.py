@@ -71,7 +71,7 @@ class Model(str, Enum):
 
 
 FAMILIES = {
-    Model.CHAIN: Family(lambda: nn.Linear(6, 6), (2, 6), (100, 200, 400, 800, 1600, 3200), 100),
+    Model.CHAIN: Family(lambda: nn.Linear(6, 6), (2, 6), (100, 200, 400, 800, 1600, 2400, 3200), 100),
     Model.BLOCKS: Family(Block, (2, 4, 6, 6), (10, 40, 160, 320, 640), 40),
     Model.TRANSFORMER: Family(
         lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (2, 5, 16), (6, 12, 24, 48, 96, 192, 384), 6

@@ -160,7 +160,7 @@ def draw(curves: list[dict[str, list[float]]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    for name, color in (("float", "tab:blue"), ("4 bits", "tab:red"), ("3 bits", "tab:orange")):
+    for name, color in zip(curves[0], ("tab:blue", "tab:red", "tab:orange"), strict=False):
         start = 0 if name == "float" else FLOAT_EPOCHS
         for index, losses in enumerate(curve[name] for curve in curves):
             epochs = [start + epoch + 1 for epoch in range(len(losses))]
