@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-QUICKSTART, OWN_QUANTIZER = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+QUICKSTART, TRAINING, OWN_QUANTIZER = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def lines_of_code(snippet):
@@ -23,6 +24,14 @@ def test_quickstart_runs_and_its_kernels_are_integer(tmp_path, monkeypatch, caps
     assert names["logits"].shape == (2, 4)
     assert (tmp_path / "model.pte").stat().st_size > 0
     assert len(lines_of_code(QUICKSTART)) <= 25
+
+
+def test_training_ends_in_integer_weights():
+    names = {}
+    exec(compile(TRAINING, "README training", "exec"), names)
+    dtypes = [value.dtype for value in names["quantized"].state_dict().values() if value.dim() > 1]
+    assert dtypes == [torch.int8, torch.int8]
+    assert names["schedule"].steps == 6
 
 
 def test_own_quantizer_runs_and_explains(capsys):
