@@ -227,7 +227,7 @@ def resident(field: str) -> float:
 
 
 def measure_memory(console: Console) -> None:
-    """Print how far prepare, calibration and convert of eight large layers raise the peak of memory."""
+    """Print how far prepare, calibration and convert of 32 large layers raise the peak of memory."""
     model = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(32))).eval()
     x = torch.randn(1, 2048)
     weights = sum(value.numel() * value.element_size() for value in model.parameters()) / 2**20

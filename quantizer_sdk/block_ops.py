@@ -7,22 +7,14 @@ imported, which importing `quantizer_sdk` does; a program saved with them loads 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.library import custom_op
 
+from quantizer_sdk.granularity import beside_blocks, split_blocks
+
 __all__ = ["DEQUANTIZE_PER_BLOCK", "QUANTIZE_PER_BLOCK"]
-
-
-def _split(x: torch.Tensor, block_size: Sequence[int]) -> torch.Tensor:
-    """Return a tensor with two axes for each: the blocks, and the elements of one."""
-    sizes = [part for size, block in zip(x.shape, block_size, strict=True) for part in (size // block, block)]
-    return x.reshape(sizes)
-
-
-def _by_block(qparam: torch.Tensor) -> torch.Tensor:
-    """Return one number a block with an axis of 1 after each of its axes."""
-    return qparam.reshape([part for size in qparam.shape for part in (size, 1)])
 
 
 @custom_op("quantizer_sdk::quantize_per_block", mutates_args=())
@@ -35,8 +27,9 @@ def _quantize(
     quant_max: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    split = _split(input.to(torch.float32), block_size)
-    codes = torch.round(split * (1.0 / _by_block(scales))) + _by_block(zero_points)
+    split = split_blocks(input.to(torch.float32), block_size)
+    scale, zero_point = (beside_blocks(qparam, qparam.shape) for qparam in (scales, zero_points))
+    codes = torch.round(split * (1.0 / scale)) + zero_point
     return torch.clamp(codes, quant_min, quant_max).to(dtype).reshape(input.shape)
 
 
@@ -52,37 +45,20 @@ def _dequantize(
     *,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    split = _split(input.to(torch.float32), block_size)
-    real = (split - _by_block(zero_points)) * _by_block(scales)
+    split = split_blocks(input.to(torch.float32), block_size)
+    scale, zero_point = (beside_blocks(qparam, qparam.shape) for qparam in (scales, zero_points))
+    real = (split - zero_point) * scale
     return real.to(torch.float32 if out_dtype is None else out_dtype).reshape(input.shape)
 
 
 @_quantize.register_fake
-def _quantize_fake(
-    input: torch.Tensor,  # noqa: A002
-    block_size: Sequence[int],
-    scales: torch.Tensor,
-    zero_points: torch.Tensor,
-    quant_min: int,
-    quant_max: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return torch.empty_like(input, dtype=dtype)
+def _quantize_fake(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return torch.empty_like(x, dtype=rest[-1])  # dtype, the op's last operand
 
 
 @_dequantize.register_fake
-def _dequantize_fake(
-    input: torch.Tensor,  # noqa: A002
-    block_size: Sequence[int],
-    scales: torch.Tensor,
-    zero_points: torch.Tensor,
-    quant_min: int,
-    quant_max: int,
-    dtype: torch.dtype,
-    *,
-    out_dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    return torch.empty_like(input, dtype=torch.float32 if out_dtype is None else out_dtype)
+def _dequantize_fake(x: torch.Tensor, *_rest: Any, out_dtype: torch.dtype | None = None) -> torch.Tensor:
+    return torch.empty_like(x, dtype=torch.float32 if out_dtype is None else out_dtype)
 
 
 QUANTIZE_PER_BLOCK = torch.ops.quantizer_sdk.quantize_per_block.default

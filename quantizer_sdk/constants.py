@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 
 from quantizer_sdk.operands import is_written
 
-__all__ = ["Constants", "constant_nodes", "dependencies_of"]
+__all__ = ["Constants", "constant_nodes", "dependencies_of", "erase_unused", "sibling"]
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
@@ -47,6 +47,32 @@ def dependencies_of(node: Node) -> list[Node]:
             found.append(current)
             stack.extend(current.all_input_nodes)
     return sorted(found, reverse=True)
+
+
+def erase_unused(node: Node) -> list[Node]:
+    """Erase a call that has no users left and, with it, all calls that only it needed.
+
+    Returns:
+        The get_attr nodes that nothing reads any more; they and their tensors stay.
+    """
+    waiting, constants = [node], []
+    while waiting:
+        unused = waiting.pop()
+        if unused.users:
+            continue
+        if unused.op == "get_attr":
+            constants.append(unused)
+        elif unused.op == "call_function":
+            operands = unused.all_input_nodes
+            unused.graph.erase_node(unused)
+            waiting.extend(operand for operand in operands if not operand.users)
+    return constants
+
+
+def sibling(target: str, name: str) -> str:
+    """Return the path of another attribute of the module that holds `target`: "conv.bias" beside "conv.weight"."""
+    path = target.rpartition(".")[0]
+    return f"{path}.{name}" if path else name
 
 
 @functools.lru_cache(maxsize=1024)

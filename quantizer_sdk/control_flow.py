@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-__all__ = ["FORMS", "ControlFlow", "form_of", "graphs_of", "inner_graphs"]
+__all__ = ["FORMS", "ControlFlow", "form_of", "graphs_of", "inner_graphs", "nodes_of"]
 
 
 def run_cond(predicate: Any, true_graph: nn.Module, false_graph: nn.Module, operands: Sequence[Any]) -> Any:
@@ -140,3 +140,9 @@ def graphs_of(model: GraphModule, path: str = "") -> Iterator[tuple[str, GraphMo
     yield path, model
     for name, module in inner_graphs(model):
         yield from graphs_of(module, f"{path}.{name}" if path else name)
+
+
+def nodes_of(model: GraphModule) -> Iterator[Node]:
+    """Yield the nodes of a graph and of all graphs inside it."""
+    for _path, graph in graphs_of(model):
+        yield from graph.graph.nodes

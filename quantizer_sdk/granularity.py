@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,19 @@ import torch
 
 from quantizer_sdk.errors import InvalidSpecError
 
-__all__ = ["Granularity", "PerAxis", "PerBlock", "PerGroup", "PerRow", "PerTensor", "PerToken", "grid_of", "to_lanes"]
+__all__ = [
+    "Granularity",
+    "PerAxis",
+    "PerBlock",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
+    "PerToken",
+    "beside_blocks",
+    "grid_of",
+    "split_blocks",
+    "to_lanes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +160,15 @@ def to_lanes(x: torch.Tensor, block: Sequence[int]) -> torch.Tensor:
         return x.reshape(1, -1)
     if len(kept) == 1 and block[kept[0]] == 1:
         return x.movedim(kept[0], 0).flatten(1)
-    split = [size for pair in zip(grid, block, strict=True) for size in pair]
     order = [*range(0, 2 * x.dim(), 2), *range(1, 2 * x.dim(), 2)]
-    count = 1
-    for size in grid:
-        count *= size
-    return x.reshape(split).permute(order).reshape(count, -1)
+    return split_blocks(x, block).permute(order).reshape(math.prod(grid), -1)
+
+
+def split_blocks(x: torch.Tensor, block: Sequence[int]) -> torch.Tensor:
+    """Return a tensor with two axes for each: the blocks, and the elements of one."""
+    return x.reshape([size for pair in zip(grid_of(block, x.shape), block, strict=True) for size in pair])
+
+
+def beside_blocks(qparam: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """Return one number a block, of as many as the grid has, so that it broadcasts over what `split_blocks` gives."""
+    return qparam.reshape([size for count in grid for size in (count, 1)])

@@ -29,13 +29,15 @@ from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
 from quantizer_sdk.passes.train_batch_norm import count_batches, hide_batch_norm, settle_batch_norm, show_batch_norm
 from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
-from quantizer_sdk.provenance import describe_point, value_of
+from quantizer_sdk.provenance import describe, describe_point, value_of
 from quantizer_sdk.quantizer import Quantizer
 from quantizer_sdk.report import explain, freeze_report
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
 
 __all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e"]
+
+_Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int] | None], nn.Module]
 
 
 def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
@@ -157,10 +159,7 @@ def _learn_from_one_rank(module: nn.Module) -> None:
         module.synchronize = False
 
 
-Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], "Sequence[int] | None"], nn.Module]
-
-
-def _insert(result: GraphModule, quantizer: Quantizer, create: Create) -> None:
+def _insert(result: GraphModule, quantizer: Quantizer, create: _Create) -> None:
     """Plan what the annotations ask for, and put observers or fake quantizers into every graph."""
     graphs = list(graphs_of(result))
     plans = [build_plan(graph) for _path, graph in graphs]
@@ -187,8 +186,6 @@ def _shape(point: EdgeOrNode) -> Sequence[int] | None:
 
 def _location(points: tuple[EdgeOrNode, ...]) -> str:
     """Name where an observer sits: its first points, and the module and line of the first."""
-    from quantizer_sdk.provenance import describe
-
     first = points[0]
     producer = first[0] if isinstance(first, tuple) else first
     names = ", ".join(describe_point(point) for point in points[:3])

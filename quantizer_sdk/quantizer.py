@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.fx import GraphModule
 
-from quantizer_sdk.control_flow import graphs_of
+from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.errors import InvalidAnnotationError
 from quantizer_sdk.provenance import describe
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
@@ -82,7 +82,7 @@ class ComposableQuantizer(Quantizer):
         for quantizer in self.quantizers:
             for _path, graph in [("", model)] if quantizer.enters_control_flow else graphs_of(model):
                 quantizer.annotate(graph)
-            for node in (node for _path, graph in graphs_of(model) for node in graph.graph.nodes):
+            for node in nodes_of(model):
                 annotation = node.meta.get(ANNOTATION_KEY)
                 if node in kept and annotation is not kept[node]:
                     message = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.control_flow import graphs_of
+from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.decision import Decision, decision_of, record
 from quantizer_sdk.errors import RuleError
 from quantizer_sdk.match import Match, Refusals, find_matches, is_constant
@@ -128,7 +128,7 @@ class TableQuantizer(Quantizer):
         return Rules(global_config=(default,), node_filter=self._rules.node_filter)
 
     def _report_unused(self, model: GraphModule, rules: Rules) -> None:
-        unused = rules.unused([node for _path, graph in graphs_of(model) for node in graph.graph.nodes if is_op(node)])
+        unused = rules.unused([node for node in nodes_of(model) if is_op(node)])
         if unused:
             note = f"{type(self).__name__}: these rules match no op of the model: {', '.join(unused)}"
             model.meta["quantizer_sdk_notes"] = (*model.meta.get("quantizer_sdk_notes", ()), note)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.control_flow import graphs_of
+from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
     AlreadyPreparedError,
@@ -17,7 +17,7 @@ from quantizer_sdk.errors import (
     NotExportedError,
     NotPreparedError,
 )
-from quantizer_sdk.observers.create import is_observer
+from quantizer_sdk.observers.create import is_observer, is_observer_call
 from quantizer_sdk.operands import is_written
 from quantizer_sdk.provenance import describe
 from quantizer_sdk.qdq import is_dequantize, is_quantize
@@ -44,11 +44,6 @@ def observer_calls(model: GraphModule) -> list[Node]:
     return [call for _path, graph in graphs_of(model) for call in _own_observer_calls(graph)]
 
 
-def is_observer_call(node: Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a node calls an observer or fake quantizer."""
-    return node.op == "call_module" and is_observer(modules.get(str(node.target)))
-
-
 def _own_observer_calls(graph: GraphModule) -> list[Node]:
     modules = dict(graph.named_modules())
     return [node for node in graph.graph.nodes if is_observer_call(node, modules)]
@@ -69,7 +64,7 @@ def require_exported(model: object) -> GraphModule:
             "prepare the exported model, once, or go on with calibration and convert_pt2e"
         )
         raise AlreadyPreparedError(message)
-    for node in (node for _path, graph in graphs_of(graph_module) for node in graph.graph.nodes):
+    for node in nodes_of(graph_module):
         if is_quantize(node) or is_dequantize(node):
             message = f"the model is quantized already: it holds {describe(node)}; prepare the float exported model"
             raise AlreadyConvertedError(message)
@@ -99,7 +94,7 @@ def require_prepared(model: object) -> GraphModule:
     graph_module = _require_graph_module(model, "convert_pt2e")
     if observer_calls(graph_module):
         return graph_module
-    for node in (node for _path, graph in graphs_of(graph_module) for node in graph.graph.nodes):
+    for node in nodes_of(graph_module):
         if is_quantize(node) or is_dequantize(node):
             message = f"the model is quantized already: it holds {describe(node)}; convert_pt2e takes a prepared model"
             raise AlreadyConvertedError(message)

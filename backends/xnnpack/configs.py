@@ -62,14 +62,15 @@ def get_symmetric_quantization_config(
             "zero point that XNNPACK's kernels take for weights; the usual range is -127..127"
         )
         raise RuleError(message)
+    if activation_observer is None:
+        activation_observer = FusedMovingAvgObsFakeQuantize if is_qat else HistogramObserver
     weight_observer: Any = PerChannelMinMaxObserver if is_per_channel else MinMaxObserver
     if is_qat:
-        activation_observer = activation_observer or FusedMovingAvgObsFakeQuantize
         moving = MovingAveragePerChannelMinMaxObserver if is_per_channel else MovingAverageMinMaxObserver
         weight_observer = FakeQuantize.with_args(observer=moving, averaging_constant=1.0)
     activation = QuantizationSpec(
         torch.int8,
-        _with_eps(HistogramObserver if activation_observer is None else activation_observer, eps),
+        _with_eps(activation_observer, eps),
         act_qmin,
         act_qmax,
         torch.per_tensor_affine,

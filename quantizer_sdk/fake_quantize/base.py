@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from quantizer_sdk.errors import UncalibratedError
-from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
+from quantizer_sdk.observers.base import ObserverBase
+from quantizer_sdk.observers.module import QParamsModule
 
 __all__ = [
     "FakeQuantizeBase",
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 
-class FakeQuantizeBase(nn.Module, ABC):
+class FakeQuantizeBase(QParamsModule, ABC):
     """Rounds its input to the codes of a spec and back; learns the range of that spec from what it sees.
 
     Attributes:
@@ -29,7 +30,6 @@ class FakeQuantizeBase(nn.Module, ABC):
         observer_enabled: uint8 [1]; whether it learns.
         scale: float32, the qparams in force: [1], [channels], or of the grid's shape.
         zero_point: int32, the same.
-        scale_floor: Smallest scale, as of observers.
         learns_in_eval: Whether it learns in eval mode too, as an observer for calibration does. Models prepared for
             training set it to False: validation data leaves no trace in them.
     """
@@ -41,18 +41,12 @@ class FakeQuantizeBase(nn.Module, ABC):
     observer_enabled: torch.Tensor
     scale: torch.Tensor
     zero_point: torch.Tensor
-    scale_floor: torch.Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("fake_quant_enabled", torch.tensor([1], dtype=torch.uint8))
         self.register_buffer("observer_enabled", torch.tensor([1], dtype=torch.uint8))
         self.scale_floor = None
-
-    @classmethod
-    def with_args(cls, **arguments: Any) -> ObserverFactory:
-        """Return a factory of this class with these arguments, as specs take it."""
-        return ObserverFactory(cls, arguments)
 
     def learns(self) -> bool:
         """Whether the next input is learned from."""
@@ -111,14 +105,6 @@ class FakeQuantizeBase(nn.Module, ABC):
             if observer is None or name.startswith("__"):
                 raise
             return getattr(observer, name)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Take qparams of any shape: before the first batch there is one, after it perhaps one a channel."""
-        for name, buffer in self._buffers.items():
-            saved = state_dict.get(prefix + name)
-            if buffer is not None and saved is not None and saved.shape != buffer.shape:
-                self._buffers[name] = torch.empty_like(saved, device=buffer.device)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Return what is enabled, for printing."""

@@ -11,9 +11,10 @@ from torch import nn
 from quantizer_sdk.fake_quantize.fake_quantize import FakeQuantize, FixedQParamsFakeQuantize
 from quantizer_sdk.fake_quantize.learnable import LearnableFakeQuantize
 from quantizer_sdk.granularity import PerAxis
-from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
+from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.create import create_observer
 from quantizer_sdk.observers.fixed import FixedQParamsObserver
+from quantizer_sdk.observers.module import ObserverFactory
 from quantizer_sdk.spec import QuantizationSpec, QuantizationSpecBase, granularity_of
 
 __all__ = ["create_fake_quantize"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from quantizer_sdk.dtypes import FLOAT_CODE_DTYPES
-from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor
+from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor, beside_blocks, grid_of, split_blocks
 
 __all__ = ["fake_quantize"]
 
@@ -64,13 +63,9 @@ class _FakeQuantize(torch.autograd.Function):
         block: Sequence[int],
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        grid = [size // part for size, part in zip(x.shape, block, strict=True)]
-        split = x.reshape([n for pair in zip(grid, block, strict=True) for n in pair])
-        by_block = [n for count in grid for n in (count, 1)]
-        if scale.numel() != math.prod(grid):
-            by_block = [1] * split.dim()
-        step, zero = scale.reshape(by_block), zero_point.reshape(by_block)
-        codes = torch.round(split * (1.0 / step)) + zero
+        grid = grid_of(block, x.shape)
+        step, zero = beside_blocks(scale, grid), beside_blocks(zero_point, grid)
+        codes = torch.round(split_blocks(x, block) * (1.0 / step)) + zero
         ctx.save_for_backward(((codes >= quant_min) & (codes <= quant_max)).reshape(x.shape))
         codes = codes.clamp(quant_min, quant_max)
         if dtype in FLOAT_CODE_DTYPES:

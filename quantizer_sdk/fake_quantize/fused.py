@@ -12,8 +12,6 @@ from quantizer_sdk.granularity import PerAxis, PerTensor
 from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.min_max import MovingAverageMinMaxObserver
 
-_OFF = torch.zeros(1, dtype=torch.uint8)
-
 __all__ = ["FusedMovingAvgObsFakeQuantize"]
 
 
@@ -52,6 +50,7 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
             )
             raise InvalidSpecError(message)
         super()._take(observer)
+        self.register_buffer("_off", torch.zeros(1, dtype=torch.uint8), persistent=False)  # moves with the module
         if self._runs_fused():  # what the op takes for "nothing seen yet"
             observer.min_val = torch.empty(0) if observer.ch_axis == 0 else torch.tensor(float("inf"))
             observer.max_val = torch.empty(0) if observer.ch_axis == 0 else torch.tensor(float("-inf"))
@@ -86,7 +85,7 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
         observer.__dict__.update(shape=tuple(x.shape), value_dtype=x.dtype)
         result: torch.Tensor = torch.fused_moving_avg_obs_fake_quant(
             x.to(torch.float32),
-            self.observer_enabled if learns else _OFF,
+            self.observer_enabled if learns else self._off,
             self.fake_quant_enabled,
             observer.min_val,
             observer.max_val,

@@ -1,7 +1,7 @@
 """Observers: modules that watch a tensor during calibration and choose its quantization parameters."""
 
 from quantizer_sdk.granularity import Granularity, PerAxis, PerBlock, PerGroup, PerRow, PerTensor, PerToken
-from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
+from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.fixed import FixedQParamsObserver
 from quantizer_sdk.observers.histogram import HistogramObserver
 from quantizer_sdk.observers.min_max import (
@@ -10,6 +10,7 @@ from quantizer_sdk.observers.min_max import (
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
 )
+from quantizer_sdk.observers.module import ObserverFactory
 from quantizer_sdk.observers.placeholder import PlaceholderObserver
 
 __all__ = [

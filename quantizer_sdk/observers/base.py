@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from quantizer_sdk.dtypes import CODE_RANGES, code_range
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, NonFiniteError, UncalibratedError
 from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor, grid_of, to_lanes
+from quantizer_sdk.observers.module import QParamsModule
 from quantizer_sdk.qparams import choose_qparams
-from quantizer_sdk.spec import PER_CHANNEL_SCHEMES
+from quantizer_sdk.spec import PER_CHANNEL_SCHEMES, SYMMETRIC_SCHEMES
 
-__all__ = ["ObserverBase", "ObserverFactory"]
-
-_SYMMETRIC = frozenset({torch.per_tensor_symmetric, torch.per_channel_symmetric})
+__all__ = ["ObserverBase"]
 
 
-class ObserverFactory:
-    """An observer class with some of its arguments, made by `with_args`; equal where class and arguments are equal."""
-
-    def __init__(self, constructor: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
-        self.constructor = constructor
-        self.arguments = dict(arguments)
-
-    def with_args(self, **arguments: Any) -> ObserverFactory:
-        """Return a factory with further arguments; the later one wins."""
-        return ObserverFactory(self.constructor, {**self.arguments, **arguments})
-
-    def __call__(self, **arguments: Any) -> nn.Module:
-        """Make the observer."""
-        return self.constructor(**{**self.arguments, **arguments})
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ObserverFactory):
-            return NotImplemented
-        return self.constructor is other.constructor and self.arguments == other.arguments
-
-    def __hash__(self) -> int:
-        return hash((self.constructor, tuple(sorted(self.arguments))))
-
-    def __repr__(self) -> str:
-        name = getattr(self.constructor, "__name__", repr(self.constructor))
-        return f"{name}.with_args({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
-
-
-class ObserverBase(nn.Module, ABC):
+class ObserverBase(QParamsModule, ABC):
     """Watches a tensor go by and chooses its qparams.
 
     Args:
@@ -66,7 +35,6 @@ class ObserverBase(nn.Module, ABC):
     Attributes:
         shape: The shape of the last tensor seen; None before the first.
         value_dtype: Its float type; None before the first.
-        scale_floor: Smallest scale by channel, float32 [1] or [channels]; passes set it where kernels need one.
         join: Joins the range of a batch with those of other ranks; None for one rank.
         location: Where in the model this observer sits, in words; the engine sets it and errors quote it.
     """
@@ -85,7 +53,6 @@ class ObserverBase(nn.Module, ABC):
     shape: tuple[int, ...] | None
     value_dtype: torch.dtype | None
     location: str
-    scale_floor: torch.Tensor | None
     join: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
 
     def __init__(
@@ -122,11 +89,6 @@ class ObserverBase(nn.Module, ABC):
             scale_floor=None,
             join=None,
         )
-
-    @classmethod
-    def with_args(cls, **arguments: Any) -> ObserverFactory:
-        """Return a factory of this class with these arguments, as specs take it."""
-        return ObserverFactory(cls, arguments)
 
     @property
     @abstractmethod
@@ -195,7 +157,7 @@ class ObserverBase(nn.Module, ABC):
     @property
     def symmetric(self) -> bool:
         """Whether the zero point is fixed by the range of codes alone."""
-        return self.qscheme in _SYMMETRIC
+        return self.qscheme in SYMMETRIC_SCHEMES
 
     def _lanes(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Return `x` as [blocks, elements of a block], and the shape that one number a block has in the state."""
@@ -229,17 +191,22 @@ class ObserverBase(nn.Module, ABC):
             raise NonFiniteError(message)
         return low, high
 
+    def _require_channels(self, x: torch.Tensor, low: torch.Tensor, before: torch.Tensor) -> None:
+        """Refuse a tensor whose scales are not as many as before.
+
+        Raises:
+            CalibrationError: They are not.
+        """
+        if low.shape != before.shape:
+            message = (
+                f"{self._where()} was given {low.numel()} channels, shape {tuple(x.shape)}, "
+                f"after {before.numel()} channels before"
+            )
+            raise CalibrationError(message)
+
     def _where(self) -> str:
         name = type(self).__name__
         return f"{name} on {self.location}" if self.location else name
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Take buffers of any shape: before calibration they are empty, after it one element a channel."""
-        for name, buffer in self._buffers.items():
-            saved = state_dict.get(prefix + name)
-            if buffer is not None and saved is not None and saved.shape != buffer.shape:
-                self._buffers[name] = torch.empty_like(saved, device=buffer.device)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Return the range and scheme for printing."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from quantizer_sdk.dtypes import code_range, is_cast
 from quantizer_sdk.errors import InvalidSpecError, UnsupportedError
 from quantizer_sdk.granularity import PerRow, PerTensor, PerToken
-from quantizer_sdk.observers.base import ObserverBase, ObserverFactory
+from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.derived import DerivedObserver
 from quantizer_sdk.observers.fixed import FixedQParamsObserver
 from quantizer_sdk.observers.min_max import MinMaxObserver, PerChannelMinMaxObserver
+from quantizer_sdk.observers.module import ObserverFactory
 from quantizer_sdk.observers.placeholder import PlaceholderObserver
 from quantizer_sdk.spec import (
     PER_CHANNEL_SCHEMES,
@@ -30,7 +32,7 @@ from quantizer_sdk.spec import (
     granularity_of,
 )
 
-__all__ = ["create_observer", "is_observer"]
+__all__ = ["create_observer", "is_observer", "is_observer_call"]
 
 _OPTIONAL_FIELDS = ("ch_axis", "is_dynamic")
 
@@ -38,6 +40,11 @@ _OPTIONAL_FIELDS = ("ch_axis", "is_dynamic")
 def is_observer(module: object) -> bool:
     """Whether a module is an observer or fake quantizer, of this library or another: it can calculate qparams."""
     return isinstance(module, nn.Module) and callable(getattr(module, "calculate_qparams", None))
+
+
+def is_observer_call(node: Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node calls an observer or fake quantizer, by the modules of its graph."""
+    return node.op == "call_module" and is_observer(modules.get(str(node.target)))
 
 
 def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence[nn.Module] = ()) -> nn.Module:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from quantizer_sdk.errors import CalibrationError, InvalidSpecError
+from quantizer_sdk.errors import InvalidSpecError
 from quantizer_sdk.observers.base import ObserverBase
-from quantizer_sdk.qparams import choose_qparams, next_power_of_two
+from quantizer_sdk.qparams import next_power_of_two
 
 __all__ = ["HistogramObserver"]
 
@@ -58,12 +58,7 @@ class HistogramObserver(ObserverBase):
         low, high = self._min_max(x)
         if not self.calibrated:
             self._begin(low, high)
-        if low.shape != self.min_val.shape:
-            message = (
-                f"{self._where()} was given {low.numel()} channels, shape {tuple(x.shape)}, "
-                f"after {self.min_val.numel()} channels before"
-            )
-            raise CalibrationError(message)
+        self._require_channels(x, low, self.min_val)
         self.min_val, self.max_val = torch.minimum(low, self.min_val), torch.maximum(high, self.max_val)
         self._cover(torch.maximum(-low, high).reshape(-1))
         self.histogram = self.histogram + self._count(x)  # never in place: copies of a model share their buffers
@@ -114,15 +109,7 @@ class HistogramObserver(ObserverBase):
         centres = ((filled - self.bins // 2).to(torch.float32) + 0.5) * width
         centres = torch.clamp(centres, smallest, largest)
         low, high = self._candidates(smallest, largest)
-        scale, zero_point = choose_qparams(
-            low,
-            high,
-            quant_min=self.quant_min,
-            quant_max=self.quant_max,
-            symmetric=self.symmetric,
-            eps=self.eps,
-            power_of_two=self.power_of_two_scale,
-        )
+        scale, zero_point = self._choose(low, high)
         errors = torch.empty(low.numel(), device=low.device)
         for index in range(0, low.numel(), 64):  # bounds the memory of candidates x bins
             part = slice(index, index + 64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from quantizer_sdk.errors import CalibrationError, InvalidSpecError
+from quantizer_sdk.errors import InvalidSpecError
 from quantizer_sdk.observers.base import ObserverBase
 
 __all__ = [
@@ -39,12 +39,7 @@ class MinMaxObserver(ObserverBase):
         if not self.calibrated:
             self.min_val, self.max_val = low, high
             return
-        if low.shape != self.min_val.shape:
-            message = (
-                f"{self._where()} was given {low.numel()} channels, shape {tuple(x.shape)}, "
-                f"after {self.min_val.numel()} channels before"
-            )
-            raise CalibrationError(message)
+        self._require_channels(x, low, self.min_val)
         self._merge(low, high)
 
     def _merge(self, low: torch.Tensor, high: torch.Tensor) -> None:

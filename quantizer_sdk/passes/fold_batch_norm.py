@@ -6,17 +6,26 @@ Requires an exported graph. Ensures: no foldable pair is left; the weights of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.constants import Constants
+from quantizer_sdk.constants import Constants, sibling
 from quantizer_sdk.decision import absorb
 from quantizer_sdk.operands import argument, replace_argument
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["FOLDABLE", "fold_batch_norm", "output_scale_shape", "scale_by_output", "why_never_folded", "why_not_folded"]
+__all__ = [
+    "FOLDABLE",
+    "fold_batch_norm",
+    "folded_bias",
+    "output_scale_shape",
+    "scale_of_norm",
+    "why_never_folded",
+    "why_not_folded",
+]
 
 _ATEN = torch.ops.aten
 
@@ -60,7 +69,7 @@ def fold_batch_norm(model: GraphModule) -> None:
         if norm.target is not _BATCH_NORM or why_not_folded(norm) is not None:
             continue
         layer: Node = argument(norm, "input")
-        old = [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+        old = _tensors(layer, norm)
         key = _key(constants, layer, norm)
         values = None if key in stored else _fold(constants, layer, norm)
         absorb(layer, norm)
@@ -76,7 +85,7 @@ def fold_batch_norm(model: GraphModule) -> None:
             with model.graph.inserting_before(layer):
                 stored[key] = (
                     constants.add(target, values[0], like=old[0]),
-                    constants.add(f"{target.rpartition('.')[0]}.bias".lstrip("."), values[1], like=old[0]),
+                    constants.add(sibling(target, "bias"), values[1], like=old[0]),
                 )
             made.update(stored[key])
         replace_argument(layer, "weight", stored[key][0])
@@ -102,7 +111,7 @@ def why_never_folded(norm: Node) -> str | None:
     if len(layer.users) > 1:
         others = ", ".join(user.name for user in layer.users if user is not norm)
         return f"{layer.name} also feeds {others}, so batch_norm cannot be folded into it"
-    constants = [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+    constants = _tensors(layer, norm)
     for constant in constants:
         if constant is not None and (not isinstance(constant, Node) or constant.op != "get_attr"):
             return f"{constant} is computed at run time, so batch_norm cannot be folded into {layer.name}"
@@ -117,8 +126,13 @@ def why_never_folded(norm: Node) -> str | None:
     return None
 
 
+def _tensors(layer: Node, norm: Node) -> list[Any]:
+    """Return what a pair is folded of: the layer's weight and bias, the norm's weight, bias, mean and variance."""
+    return [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+
+
 def _key(constants: Constants, layer: Node, norm: Node) -> _Key:
-    nodes = [argument(layer, "weight"), argument(layer, "bias"), *(argument(norm, name) for name in _STATISTICS)]
+    nodes = _tensors(layer, norm)
     tensors = tuple(None if node is None else id(constants.read(node)) for node in nodes)
     assert isinstance(layer.target, torch._ops.OpOverload)
     return _Key(layer.target, tensors, argument(norm, "eps"), _groups(layer))
@@ -139,14 +153,26 @@ def _fold(constants: Constants, layer: Node, norm: Node) -> tuple[nn.Parameter, 
     gamma, beta, mean, variance = (read(argument(norm, name)) for name in _STATISTICS)
     assert mean is not None
     assert variance is not None
-    factor = torch.rsqrt(variance + argument(norm, "eps"))
-    factor = factor if gamma is None else factor * gamma
+    factor = scale_of_norm(gamma, variance, argument(norm, "eps"))
+    shift = folded_bias(bias, factor, beta, mean)
+    return _parameter(_scale_by_output(layer, weight, factor), original), _parameter(shift, original)
+
+
+def scale_of_norm(gamma: torch.Tensor | None, variance: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return γ/σ with σ = sqrt(var + eps), one number a channel."""
+    factor = torch.rsqrt(variance + eps)
+    return factor if gamma is None else factor * gamma
+
+
+def folded_bias(
+    bias: torch.Tensor | None, factor: torch.Tensor, beta: torch.Tensor | None, mean: torch.Tensor
+) -> torch.Tensor:
+    """Return the layer's bias with the norm in it: (b − μ)·factor + β."""
     shift = (-mean if bias is None else bias - mean) * factor
-    shift = shift if beta is None else shift + beta
-    return _parameter(scale_by_output(layer, weight, factor), original), _parameter(shift, original)
+    return shift if beta is None else shift + beta
 
 
-def scale_by_output(layer: Node, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def _scale_by_output(layer: Node, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Scale a layer's weight by a factor for each of its output channels."""
     assert isinstance(layer.target, torch._ops.OpOverload)
     if FOLDABLE[layer.target] == 0:

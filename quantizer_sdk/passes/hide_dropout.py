@@ -12,8 +12,8 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.observers.create import is_observer_call
 from quantizer_sdk.passes.training_mode import DROPOUTS
-from quantizer_sdk.verify import is_observer_call
 
 __all__ = ["hide_dropout", "show_dropout"]
 

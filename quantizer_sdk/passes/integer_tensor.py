@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from quantizer_sdk.constants import erase_unused
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.qdq import Layout
 
@@ -74,14 +75,7 @@ class Builder:
         if "val" in node.meta:
             result.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(result)
-        waiting = [node]
-        while waiting:
-            unused = waiting.pop()
-            if unused.users or unused.op != "call_function":
-                continue
-            operands = unused.all_input_nodes
-            self._graph.erase_node(unused)
-            waiting.extend(operand for operand in operands if not operand.users)
+        erase_unused(node)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

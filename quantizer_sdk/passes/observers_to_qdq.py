@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from quantizer_sdk.constants import Constants, constant_nodes
 from quantizer_sdk.decision import DECISION_KEY
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import NonFiniteError, UncalibratedError
-from quantizer_sdk.observers.create import is_observer
+from quantizer_sdk.observers.create import is_observer_call
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.passes.fit_bias import fit_bias
 from quantizer_sdk.passes.observer_qparams import Chosen, QParamsMaker
@@ -47,7 +48,7 @@ def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_q
         UnsupportedError: A bias overflows its derived scale, or an observer's granularity needs run-time qparams.
     """
     modules = dict(model.named_modules())  # whose observers are the prepared model's own: replaced, never changed
-    calls = [node for node in model.graph.nodes if node.op == "call_module" and is_observer(modules[str(node.target)])]
+    calls = [node for node in model.graph.nodes if is_observer_call(node, modules)]
     for path, module in modules.items():  # a fake quantizer's derived qparams are derived anew
         inner = module._modules.get("activation_post_process")
         modules[path] = inner if isinstance(inner, DerivedObserver) else module
@@ -204,8 +205,10 @@ class _Examples:
     def __init__(self) -> None:
         self._made: dict[Any, torch.Tensor] = {}
 
-    def of(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return an example like `value`, of another dtype."""
+    def of(self, value: Any, dtype: torch.dtype) -> torch.Tensor | None:
+        """Return an example like `value`, of another dtype; None where there is no tensor to be like."""
+        if not isinstance(value, torch.Tensor):
+            return None
         if not all(isinstance(size, int) for size in value.shape):
             return value.to(dtype)
         key = (id(getattr(value, "fake_mode", None)), value.device, value.shape, value.stride(), dtype)
@@ -225,14 +228,8 @@ def _cast(model: GraphModule, call: Node, tensor: Node, observer: Any, examples:
     """Round to a smaller float type, once, and return for each user."""
     value, out_dtype = value_of(tensor), _float_dtype(tensor, observer) or torch.float32
     small = emit_cast(model.graph, tensor, observer.dtype)
-    _describe(small, tensor, call, examples.of(value, observer.dtype) if isinstance(value, torch.Tensor) else None)
-    for user in list(call.users):
-        back = emit_cast(model.graph, small, out_dtype)
-        _describe(back, user, tensor, value)
-        user.replace_input_with(call, back)
-    model.graph.erase_node(call)
-    if not small.users:
-        model.graph.erase_node(small)
+    _describe(small, tensor, call, examples.of(value, observer.dtype))
+    _return_to_users(call, tensor, small, lambda: emit_cast(model.graph, small, out_dtype))
 
 
 def _replace(
@@ -252,19 +249,20 @@ def _replace(
             _describe(node.all_input_nodes[0], tensor, first_user, None)
     if codes is None:
         codes = emit_quantize(model.graph, tensor, qparams)
-        _describe(codes, tensor, first_user, examples.of(value, qparams.dtype) if _is_tensor(value) else None)
-    out_dtype = _float_dtype(tensor, observer)
+        _describe(codes, tensor, first_user, examples.of(value, qparams.dtype))
+    out_dtype, made = _float_dtype(tensor, observer), codes
+    _return_to_users(call, tensor, made, lambda: emit_dequantize(model.graph, made, qparams, out_dtype))
+
+
+def _return_to_users(call: Node, tensor: Node, codes: Node, emit: Callable[[], Node]) -> None:
+    """Give each user of an observer call a node of its own that returns the codes to float; the call goes."""
     for user in list(call.users):
-        real = emit_dequantize(model.graph, codes, qparams, out_dtype)
-        _describe(real, user, tensor, value)
+        real = emit()
+        _describe(real, user, tensor, value_of(tensor))
         user.replace_input_with(call, real)
-    model.graph.erase_node(call)
+    call.graph.erase_node(call)
     if not codes.users:
-        model.graph.erase_node(codes)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
+        codes.graph.erase_node(codes)
 
 
 def _describe(node: Node, owner: Node, other: Node, value: Any) -> None:

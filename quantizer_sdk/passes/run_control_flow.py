@@ -6,24 +6,24 @@ observers and fake quantizers are such modules.
 
 from __future__ import annotations
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
-from quantizer_sdk.control_flow import form_of, graphs_of
+from quantizer_sdk.control_flow import ControlFlow, form_of, nodes_of
 
 __all__ = ["run_by_ops", "run_plainly"]
 
 
 def run_plainly(model: GraphModule) -> None:
     """Call the plain forms, in a model and in the graphs inside it."""
-    for _path, graph in list(graphs_of(model)):
-        for node in graph.graph.nodes:
-            if (form := form_of(node)) is not None:
-                node.target = form.run
+    for node, form in _calls(model):
+        node.target = form.run
 
 
 def run_by_ops(model: GraphModule) -> None:
     """Call the ops, in a model and in the graphs inside it."""
-    for _path, graph in list(graphs_of(model)):
-        for node in graph.graph.nodes:
-            if (form := form_of(node)) is not None:
-                node.target = form.op
+    for node, form in _calls(model):
+        node.target = form.op
+
+
+def _calls(model: GraphModule) -> list[tuple[Node, ControlFlow]]:
+    return [(node, form) for node in nodes_of(model) if (form := form_of(node)) is not None]

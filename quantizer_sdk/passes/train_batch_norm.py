@@ -18,16 +18,23 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.library import custom_op
 
-from quantizer_sdk.constants import Constants
+from quantizer_sdk.constants import Constants, erase_unused, sibling
 from quantizer_sdk.decision import absorb
+from quantizer_sdk.observers.create import is_observer_call
 from quantizer_sdk.operands import argument, replace_argument
-from quantizer_sdk.passes.fold_batch_norm import FOLDABLE, output_scale_shape, why_never_folded
-from quantizer_sdk.verify import is_observer_call
+from quantizer_sdk.passes.fold_batch_norm import (
+    FOLDABLE,
+    folded_bias,
+    output_scale_shape,
+    scale_of_norm,
+    why_never_folded,
+)
 
 __all__ = ["count_batches", "hide_batch_norm", "settle_batch_norm", "show_batch_norm"]
 
 _ATEN = torch.ops.aten
 _KEY = "quantizer_sdk_batch_norm"
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +117,8 @@ def _hide(model: GraphModule, constants: Constants, readers: dict[str, list[Node
             own = constants.again(str(bias.target), like=bias)
         else:
             channels, example = constants.tensor(mean).shape[0], constants.read(weight)
-            name = f"{str(weight.target).rpartition('.')[0]}.bias".lstrip(".")
             zeros = torch.zeros(channels, dtype=example.dtype, device=example.device)
-            own = constants.add(name, zeros, like=weight)
+            own = constants.add(sibling(str(weight.target), "bias"), zeros, like=weight)
         replace_argument(layer, "bias", own)
     for node in dict.fromkeys((weight, bias, *operands)):
         if node is not None and not node.users:
@@ -121,14 +127,14 @@ def _hide(model: GraphModule, constants: Constants, readers: dict[str, list[Node
 
 def _hide_counter(model: GraphModule, readers: dict[str, list[Node]], mean: str) -> str | None:
     """Remove the ops that count batches beside a running mean, and return the counter's name."""
-    path, name = mean.rpartition(".")[0], _counter_name(mean)
+    name = sibling(mean, _COUNTER)
     for node in readers.pop(name, ()):
         counts = [node]  # of a norm called several times, each counts on
         while len(counts[-1].users) == 1 and (user := next(iter(counts[-1].users))).target is _ATEN.add_.Tensor:
             counts.append(user)
         while counts and not counts[-1].users:
             model.graph.erase_node(counts.pop())
-    return name if hasattr(model.get_submodule(path), "num_batches_tracked") else None
+    return name if hasattr(model.get_submodule(mean.rpartition(".")[0]), _COUNTER) else None
 
 
 def count_batches(model: GraphModule) -> None:
@@ -138,13 +144,9 @@ def count_batches(model: GraphModule) -> None:
         mean = argument(norm, "running_mean") if norm.target is _ATEN.batch_norm.default else None
         if mean is None:
             continue
-        counter = counters.pop(_counter_name(str(mean.target)), None)
+        counter = counters.pop(sibling(str(mean.target), _COUNTER), None)
         if counter is not None:
             _after(model.graph, norm, _ATEN.add_.Tensor, (counter, 1))
-
-
-def _counter_name(mean: str) -> str:
-    return f"{mean.rpartition('.')[0]}.num_batches_tracked".lstrip(".")
 
 
 # Training
@@ -200,7 +202,7 @@ def _show(model: GraphModule, constants: Constants, modules: dict[str, nn.Module
 
 
 def _scaled(graph: Graph, layer: Node, weight: Node, factor: Node, shape: torch.Size) -> Node:
-    """Write `scale_by_output` as ops."""
+    """Write the scaling of a weight by one factor for each output channel, as folding does it, in ops."""
     assert isinstance(layer.target, torch._ops.OpOverload)
     if FOLDABLE[layer.target] == 0:
         spread = graph.call_function(_ATEN.reshape.default, (factor, [-1] + [1] * (len(shape) - 1)))
@@ -250,15 +252,15 @@ def _settle(model: GraphModule, constants: Constants, modules: dict[str, nn.Modu
         (trained,) = trained.users
     weight = constants.compute(scaled, {})  # by the ops that training ran, to the bit
     shift = _folded_bias(constants, norm, bias, weight.dtype)
-    bias_name = f"{weight_name.rpartition('.')[0]}.bias".lstrip(".") if bias is None else str(bias.target)
+    bias_name = sibling(weight_name, "bias") if bias is None else str(bias.target)
     trained.replace_all_uses_with(layer)
     first = rounding[-1] if rounding else None
     if first is None:
         replace_argument(layer, "weight", None)
     else:
         first.args = ()
-    _erase_unused(constants, trained)
-    _erase_unused(constants, scaled)
+    for node in (*erase_unused(trained), *erase_unused(scaled)):
+        constants.release(node)
     if norm.counter is not None:
         for node in graph.find_nodes(op="get_attr", target=norm.counter):
             for user in list(node.users):
@@ -284,21 +286,5 @@ def _folded_bias(constants: Constants, norm: _Norm, bias: Node | None, dtype: to
     )
     assert mean is not None
     assert variance is not None
-    factor = torch.rsqrt(variance + norm.eps) * (1 if gamma is None else gamma)
-    shift = -mean if bias is None else constants.read(bias).detach().to(torch.float64) - mean
-    return (shift * factor + (0 if beta is None else beta)).to(dtype)
-
-
-def _erase_unused(constants: Constants, node: Node) -> None:
-    """Erase a node without users and, with it, all that only it needed."""
-    waiting = [node]
-    while waiting:
-        unused = waiting.pop()
-        if unused.users:
-            continue
-        if unused.op == "get_attr":
-            constants.release(unused)
-        elif unused.op == "call_function":
-            operands = unused.all_input_nodes
-            unused.graph.erase_node(unused)
-            waiting.extend(operand for operand in operands if not operand.users)
+    before = None if bias is None else constants.read(bias).detach().to(torch.float64)
+    return folded_bias(before, scale_of_norm(gamma, variance, norm.eps), beta, mean).to(dtype)
