@@ -34,6 +34,7 @@ from quantizer_sdk.fake_quantize import (
     update_bn_stats,
 )
 from quantizer_sdk.observers import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+from quantizer_sdk.qdq import is_quantize
 
 aten = torch.ops.aten
 X = torch.randn(16, 3, 8, 8)
@@ -375,7 +376,10 @@ def test_a_compiled_model_trains_alike():
     train(compiled, 3)
     for name, value in eager.state_dict().items():
         assert torch.allclose(value.float(), other.state_dict()[name].float(), atol=1e-4), name
-    assert torch.allclose(convert_pt2e(eager.eval())(X), convert_pt2e(other.eval())(X), atol=0.05)
+    ours, theirs = convert_pt2e(eager.eval()), convert_pt2e(other.eval())
+    # Parameters that far apart may round to neighbouring codes, inside the model too: a step of the result each time.
+    step = max(node.args[1] for node in ours.graph.nodes if is_quantize(node))
+    assert ((ours(X) - theirs(X)).abs() <= step + 1e-4).all()
 
 
 @pytest.mark.parametrize("fake", [FusedMovingAvgObsFakeQuantize, LearnableFakeQuantize, MovingAverageMinMaxObserver])
