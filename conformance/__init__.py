@@ -1,6 +1,6 @@
 """The conformance suite: an exact oracle for converted graphs, and verdicts on the kernels that run them."""
 
-from quantizer_sdk.conformance.bounds import Family, Traced
+from quantizer_sdk.conformance.bounds import Traced
 from quantizer_sdk.conformance.exact import ExactValue, Term
 from quantizer_sdk.conformance.kernel_check import KernelCheck, KernelProbe, OutputCheck, check_kernel, random_codes
 from quantizer_sdk.conformance.oracle import OracleResult, Site, run_oracle
@@ -18,7 +18,6 @@ from quantizer_sdk.conformance.verdict import Element, Requantized, Verdict, jud
 __all__ = [
     "Element",
     "ExactValue",
-    "Family",
     "KernelCheck",
     "KernelProbe",
     "OracleResult",

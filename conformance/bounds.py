@@ -10,7 +10,6 @@ on dyadic scales whole graphs often do not round at all before quantize, and the
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,9 @@ from torch import Tensor
 from quantizer_sdk.conformance.exact import ExactValue
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import UnsupportedError
+from quantizer_sdk.profile import Family
 
-__all__ = ["Family", "Traced", "gamma"]
+__all__ = ["Traced", "gamma"]
 
 _UNIT = 2.0**-24
 _MULTIPLIER_BITS = 20
@@ -34,18 +34,6 @@ def gamma(operations: Tensor | float) -> Tensor:
     """Return the relative error bound of so many float32 roundings in a row, as float64."""
     error = torch.as_tensor(operations, dtype=torch.float64) * _UNIT
     return error / (1 - error)
-
-
-class Family(enum.Enum):
-    """Which single integer kernel can compute a value from quantized operands, clamps included."""
-
-    CONSTANT = enum.auto()
-    MOVE = enum.auto()
-    DOT = enum.auto()
-    ADD = enum.auto()
-    MUL = enum.auto()
-    MEAN = enum.auto()
-    MIXED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

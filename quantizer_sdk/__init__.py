@@ -1,6 +1,6 @@
 """Backend quantizers in the PyTorch 2 Export style: one engine, real integer kernels, proven numerics."""
 
-from quantizer_sdk.backend import Backend, Executable, backend_names, find_backend
+from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
@@ -28,6 +28,7 @@ from quantizer_sdk.modes import (
     move_exported_model_to_eval,
     move_exported_model_to_train,
 )
+from quantizer_sdk.profile import Profile
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
 from quantizer_sdk.report import Explanation, OpRecord, explain
@@ -85,6 +86,7 @@ __all__ = [
     "OpRecord",
     "Operand",
     "ProductBiasSpec",
+    "Profile",
     "QuantizationAnnotation",
     "QuantizationConfig",
     "QuantizationSpec",
@@ -95,6 +97,7 @@ __all__ = [
     "RoundedQuantizationSpec",
     "Row",
     "RuleError",
+    "Runner",
     "SharedQuantizationSpec",
     "SharingError",
     "Step",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from quantizer_sdk.errors import BackendError
+from quantizer_sdk.profile import Profile
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
 
     from quantizer_sdk.quantizer import Quantizer
 
-__all__ = ["ENTRY_POINT_GROUP", "Backend", "Delegation", "Executable", "Kernel", "backend_names", "find_backend"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Backend",
+    "Delegation",
+    "Executable",
+    "Kernel",
+    "Lower",
+    "Runner",
+    "Variant",
+    "backend_names",
+    "find_backend",
+]
 
 ENTRY_POINT_GROUP = "quantizer_sdk.backends"
 
@@ -81,18 +93,83 @@ class Executable(Protocol):
         ...
 
 
-@runtime_checkable
-class Backend(Protocol):
-    """One target: the quantizer that annotates for it and the lowering that runs the result."""
+class Lower(Protocol):
+    """Turns a float or a converted model into a program; what it cannot take is a LoweringError."""
 
-    @property
-    def name(self) -> str:
-        """The name of its entry point."""
+    def __call__(
+        self,
+        model: GraphModule,
+        example_inputs: Sequence[torch.Tensor],
+        *,
+        dynamic_shapes: Any = None,
+        integer_io: bool = False,
+    ) -> Executable:
+        """Lower a model.
+
+        Args:
+            model: A module of an exported program, float or converted to `quantized_decomposed` operators.
+            example_inputs: Tensors in the model's own shapes and dtypes.
+            dynamic_shapes: As `torch.export.export` takes it.
+            integer_io: Whether inputs and outputs are the raw integers: a placeholder that only feeds one static
+                quantize takes its codes, an output that is a dequantize gives the codes before it.
+
+        Raises:
+            LoweringError: The runtime or its compiler refuses the model.
+        """
         ...
 
-    def quantizer(self, **options: Any) -> Quantizer:
-        """Return a fresh quantizer with the backend's default configuration."""
-        ...
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Another way of running the same programs, which must give the same integers.
+
+    Attributes:
+        name: Such as "optimizations off".
+        axis: What it varies: the runtime's graph optimizer, or the instruction set that its kernels use.
+        lower: As that of the runner.
+        batched: Whether its programs are so slow to start that one run takes many inputs, as under an emulator.
+    """
+
+    name: str
+    axis: Literal["optimizer", "isa"]
+    lower: Lower
+    batched: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """A runtime: it turns a graph into a program that runs on real kernels and names them.
+
+    Attributes:
+        name: The runtime's name in reports.
+        lower: Turns a model into a program.
+        variants: Other ways of running it.
+        environment: Tells what a report should know of this machine's runtime: versions, instruction sets.
+    """
+
+    name: str
+    lower: Lower
+    variants: tuple[Variant, ...] = ()
+    environment: Callable[[], Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One target, as data: what its entry point in the group `quantizer_sdk.backends` names.
+
+    Attributes:
+        name: The name of its entry point.
+        quantizer: Returns a fresh quantizer; called without arguments it has the backend's default configuration.
+        runner: Runs models on the backend's kernels; None where there is only a quantizer.
+        profile: What the kernels accept and how they round; None where nobody wrote it down.
+        peer_quantize: Quantizes an exported model with another quantizer for the same runtime, to compare with.
+    """
+
+    name: str
+    quantizer: Callable[..., Quantizer]
+    runner: Runner | None = None
+    profile: Profile | None = None
+    peer_quantize: Callable[[GraphModule, Iterable[torch.Tensor]], GraphModule] | None = None
 
     def lower(
         self,
@@ -102,8 +179,16 @@ class Backend(Protocol):
         dynamic_shapes: Any = None,
         integer_io: bool = False,
     ) -> Executable:
-        """Turn a float or a converted model into a program for the backend's runtime."""
-        ...
+        """Lower with the backend's runner; see `Lower`.
+
+        Raises:
+            BackendError: The backend has no runner.
+            LoweringError: The runtime refuses the model.
+        """
+        if self.runner is None:
+            message = f"backend {self.name!r} has no runner, so nothing can be lowered to it; give it Backend.runner"
+            raise BackendError(message)
+        return self.runner.lower(model, example_inputs, dynamic_shapes=dynamic_shapes, integer_io=integer_io)
 
 
 def backend_names() -> tuple[str, ...]:

@@ -6,11 +6,11 @@ import contextlib
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -24,7 +24,7 @@ from quantizer_sdk.demo.metrics import agreement, interleaved_medians, noise_per
 from quantizer_sdk.demo.result import Column, Coverage, DemoResult, FloatOp
 from quantizer_sdk.errors import BackendError, CalibrationError, UnsupportedError
 
-__all__ = ["FLOAT", "OURS", "PEER", "ComparableBackend", "Stage", "run_demo"]
+__all__ = ["FLOAT", "OURS", "PEER", "Stage", "run_demo"]
 
 FLOAT, OURS, PEER = "fp32", "int8", "int8 peer"
 """The columns' names."""
@@ -35,15 +35,6 @@ Stage = Callable[[str], AbstractContextManager[Any]]
 _BATCH = 4
 _MAX_BATCH = 32
 _LAYER_IMAGES = 4
-
-
-@runtime_checkable
-class ComparableBackend(Protocol):
-    """What a backend offers beside `Backend` if there is another quantizer for its runtime to compare with."""
-
-    def peer_quantize(self, exported: GraphModule, batches: Iterable[torch.Tensor]) -> GraphModule:
-        """Return the exported model quantized by the peer, calibrated on these batches."""
-        ...
 
 
 def run_demo(
@@ -79,8 +70,8 @@ def run_demo(
         MissingDependencyError: The model's or the images' packages are not installed.
         UnsupportedError: `program` takes something else.
     """
-    if compare and not isinstance(backend, ComparableBackend):
-        raise BackendError(f"backend {backend.name!r} names no peer to compare with (it has no method peer_quantize)")
+    if compare and backend.peer_quantize is None:
+        raise BackendError(f"backend {backend.name!r} names no peer to compare with (its peer_quantize is None)")
     if program is not None:
         _batch_range(program)
     clock = _Clock(stage)
@@ -104,7 +95,7 @@ def run_demo(
         calibrate(prepared, calibration)
         converted = convert_pt2e(prepared)
     columns.append(bench.quantized_draft(OURS, converted))
-    if isinstance(backend, ComparableBackend) and compare:
+    if backend.peer_quantize is not None and compare:
         with clock("quantize and calibrate the peer"):
             peer = backend.peer_quantize(bench.float_module(), calibration)
         columns.append(bench.quantized_draft(PEER, peer))

@@ -1,0 +1,20 @@
+"""How XNNPACK's int8 kernels round in ExecuTorch 1.5, each measured bit for bit on constructed ties."""
+
+from __future__ import annotations
+
+from quantizer_sdk.profile import Arithmetic, Family, Multiplier, Profile, Rounding, ZeroPointOrder
+
+__all__ = ["PROFILE"]
+
+PROFILE = Profile(
+    name="xnnpack",
+    arithmetic={
+        Family.MOVE: Arithmetic(),
+        Family.DOT: Arithmetic(),
+        Family.MUL: Arithmetic(),
+        Family.ADD: Arithmetic(multiplier=Multiplier.FIXED_POINT, rounding=Rounding.HALF_UP),
+        Family.MEAN: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
+        Family.CLAMP: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
+    },
+    requantization=(2.0**-32, 256.0),
+)

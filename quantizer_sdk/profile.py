@@ -1,0 +1,133 @@
+"""What a backend says of its kernels' arithmetic and of what they accept: the suite holds it to every bit of that."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+
+from quantizer_sdk.errors import InvalidSpecError
+
+__all__ = ["Arithmetic", "BiasForm", "Family", "Multiplier", "Profile", "Rounding", "TableFunction", "ZeroPointOrder"]
+
+
+class Family(enum.Enum):
+    """What kind of integer kernel computes a value from quantized operands.
+
+    CONSTANT and MIXED are what no single kernel computes: parameters, and several ops between two quantizes.
+    """
+
+    CONSTANT = "constant"
+    MOVE = "move"
+    CLAMP = "clamp"
+    DOT = "dot"
+    ADD = "add"
+    MUL = "mul"
+    MEAN = "mean"
+    TABLE = "table"
+    MIXED = "mixed"
+
+
+class Rounding(enum.Enum):
+    """Where a value halfway between two codes goes."""
+
+    HALF_EVEN = "half_even"
+    HALF_UP = "half_up"
+    HALF_AWAY = "half_away"
+    TRUNCATE = "truncate"
+
+
+class Multiplier(enum.Enum):
+    """How a kernel turns its accumulator into steps of the output's scale.
+
+    FLOAT32 multiplies float32(accumulator) with one float32 number; FIXED_POINT multiplies each operand by an integer
+    of 21 bits, the larger of two normalised, and shifts the sum; FUSED evaluates rint(fma(a, A, fma(b, B, C))) in float32,
+    with the zero points inside C.
+    """
+
+    FLOAT32 = "float32"
+    FIXED_POINT = "fixed_point"
+    FUSED = "fused"
+
+
+class ZeroPointOrder(enum.Enum):
+    """Whether the output's zero point is added after rounding or before it: ties then follow its parity."""
+
+    AFTER = "after_rounding"
+    BEFORE = "before_rounding"
+
+
+class BiasForm(enum.Enum):
+    """What a kernel adds: integers in steps of sx·sw, or float32 numbers."""
+
+    INT32 = "int32"
+    FLOAT32 = "float32"
+
+
+TableFunction: TypeAlias = Callable[[torch.Tensor, float, int, float, int], torch.Tensor]
+"""(int64 codes, input scale and zero point, output scale and zero point) -> codes before clamping to the range."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """How one family of kernels rounds, in terms exact enough to predict every bit.
+
+    Attributes:
+        multiplier: How the accumulator is scaled.
+        rounding: Where ties go.
+        zero_point: When the output's zero point is added.
+    """
+
+    multiplier: Multiplier = Multiplier.FLOAT32
+    rounding: Rounding = Rounding.HALF_EVEN
+    zero_point: ZeroPointOrder = ZeroPointOrder.AFTER
+
+
+_INT8 = frozenset({torch.int8})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a backend's kernels accept and how they round.
+
+    Attributes:
+        name: Names it in reports.
+        activation_dtypes: Integer types that activations may have.
+        weight_dtypes: Integer types that weights may have.
+        per_channel: Whether weights may have a scale for each output channel.
+        affine_weights: Whether a weight's zero point may be other than 0.
+        bias: What the kernels add.
+        arithmetic: How each family rounds; a family that is missing is not predicted bit for bit.
+        tables: The function of each op that runs as a table of 256 codes.
+        requantization: The open interval in which the ratio sx·sw/sy, or sx/sy, must lie.
+        relu_at_quant_min: Whether a fused relu is only the lower end of the output's range, so that its zero point must
+            be quant_min.
+        unsupported: Patterns of case ids, as `fnmatch` reads them, that the backend declares it cannot do, with the
+            reason. A case that passes all the same is reported as such.
+    """
+
+    name: str
+    activation_dtypes: frozenset[torch.dtype] = _INT8
+    weight_dtypes: frozenset[torch.dtype] = _INT8
+    per_channel: bool = True
+    affine_weights: bool = False
+    bias: BiasForm = BiasForm.INT32
+    arithmetic: Mapping[Family, Arithmetic] = field(default_factory=dict, hash=False)
+    tables: Mapping[torch._ops.OpOverload, TableFunction] = field(default_factory=dict, hash=False)
+    requantization: tuple[float, float] = (0.0, 256.0)
+    relu_at_quant_min: bool = False
+    unsupported: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        low, high = self.requantization
+        if not 0 <= low < high:
+            message = f"profile {self.name!r}: requantization={self.requantization}; expected 0 <= low < high"
+            raise InvalidSpecError(message)
+        for dtypes in (self.activation_dtypes, self.weight_dtypes):
+            wrong = [str(dtype) for dtype in dtypes if dtype.is_floating_point]
+            if wrong or not dtypes:
+                message = f"profile {self.name!r} lists {', '.join(wrong) or 'no dtypes'}; expected integer dtypes"
+                raise InvalidSpecError(message)
