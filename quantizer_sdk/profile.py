@@ -44,8 +44,8 @@ class Multiplier(enum.Enum):
     """How a kernel turns its accumulator into steps of the output's scale.
 
     FLOAT32 multiplies float32(accumulator) with one float32 number; FIXED_POINT multiplies each operand by an integer
-    of 21 bits, the larger of two normalised, and shifts the sum; FUSED evaluates rint(fma(a, A, fma(b, B, C))) in float32,
-    with the zero points inside C.
+    of 21 bits, the larger of two normalised, and shifts the sum; FUSED evaluates rint(fma(a, A, fma(b, B, C))) in
+    float32, with the zero points inside C.
     """
 
     FLOAT32 = "float32"
