@@ -22,7 +22,7 @@ from torch import Tensor
 from quantizer_sdk.conformance.exact import ExactValue
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import UnsupportedError
-from quantizer_sdk.profile import Family
+from quantizer_sdk.profile import Arithmetic, Family, Multiplier
 
 __all__ = ["Traced", "gamma"]
 
@@ -47,6 +47,8 @@ class Traced:
             2^g to float32 gives another; None if there is no such g.
         family: Which kernel can compute it.
         stray: Number of scales in it that are no float32 numbers, each of which a runtime rounds first.
+        operands: What the op that gave this value took, before rearrangements of the result.
+        zero_point: That of a dequantize per tensor.
     """
 
     exact: ExactValue
@@ -54,6 +56,8 @@ class Traced:
     grain: int | None
     family: Family
     stray: int = 0
+    operands: tuple[Traced, ...] = ()
+    zero_point: int | None = None
 
     @classmethod
     def dequantized(
@@ -73,7 +77,8 @@ class Traced:
         stray = int(not all(_is_float32(s) for s in term.scales))
         grain = min(_grain(s) for s in term.scales) if all(_is_power(s) for s in term.scales) else None
         error = _rounding(exact.approximate(), 1 + stray + wide, grain)
-        return cls(exact=exact, error=error, grain=grain, family=Family.MOVE, stray=stray)
+        single = zero_point if isinstance(zero_point, int) and axis is None else None
+        return cls(exact=exact, error=error, grain=grain, family=Family.MOVE, stray=stray, zero_point=single)
 
     @classmethod
     def constant(cls, number: Tensor | float) -> Traced:
@@ -163,6 +168,19 @@ class Traced:
             error = error + _rounding(exact.approximate().abs() + error, 1, None)
         return self._followed(Family.MEAN, exact, error, grain)
 
+    def table(self, function: Callable[[Tensor], Tensor], ulps: float) -> Traced:
+        """Trace a function that is no rational one, in float64 in the place of exact numbers.
+
+        Float64's own error is 2^-29 of a float32 roundoff, which the allowance for `ulps` contains.
+
+        Args:
+            function: The function of a float64 tensor; its slope is at most 2 in magnitude.
+            ulps: By how many float32 roundoffs the eager float32 kernel may miss it, relative to 1 for results below 1.
+        """
+        value = function(self.exact.approximate())
+        error = 2 * self.error + gamma(ulps) * value.abs().clamp(min=1.0)
+        return self._followed(Family.TABLE, ExactValue.from_float(value), error, None)
+
     def contract(
         self,
         weight: Traced,
@@ -206,14 +224,23 @@ class Traced:
         rounding = gamma(0 if _is_power(requantized.scale) else 2)
         return self.error / float(requantized.scale) * (1 + rounding) + rounding * requantized.r.abs()
 
-    def kernel_delta(self, requantized: Requantized) -> Tensor:
+    def kernel_delta(self, requantized: Requantized, arithmetic: Arithmetic | None = None) -> Tensor:
         """Return the δ of a runtime's integer kernel, in units of r; that of the graph where no kernel is known.
 
-        Every XNNPACK kernel named here was measured on constructed ties.
+        Every kernel named here was measured on constructed ties.
+
+        Args:
+            requantized: The exact codes.
+            arithmetic: How kernels of this family round; None takes XNNPACK's.
         """
         terms = len(self.exact.terms)
+        multiplier = Multiplier.FIXED_POINT if arithmetic is None else arithmetic.multiplier
         if self.family is Family.ADD and terms == 2:
-            return self._fixed_point(requantized)
+            if multiplier is Multiplier.FIXED_POINT:
+                return self._fixed_point(requantized)
+            return self._fused(requantized, sum(scale for term in self.exact.terms for scale in term.scales))
+        if multiplier is Multiplier.FUSED and terms == 1 and self.family is Family.MUL:
+            return self._fused(requantized, 0)
         single = terms == 1 and self.family in {Family.MOVE, Family.MUL, Family.MEAN}
         if single or (terms <= 2 and self.family is Family.DOT):
             return self._float_requantized(requantized)
@@ -268,6 +295,16 @@ class Traced:
             r = r + term.values * term.floats(table)
         return self._clamped(requantized, r, delta, 2)
 
+    def _fused(self, requantized: Requantized, scales: Fraction | int) -> Tensor:
+        """Return the δ of rint(fma(a, A, fma(b, B, C))) and of rint(fma(ab, S, zp)) in float32.
+
+        Multipliers and C take three roundings, each fma one. Codes are at most 255 in magnitude, so that C is at most
+        255·(A + B + 1), and so is what precedes each fma's result. The zero point is inside: ties follow its parity.
+        """
+        operands = 255 * 2 * float(scales / requantized.scale)
+        size = requantized.r.abs() + operands + abs(requantized.zero_point)
+        return self._clamped(requantized, requantized.r, gamma(5 + 2 * self.stray) * size, 2)
+
     def _clamped(self, requantized: Requantized, r: Tensor, delta: Tensor, operations: int) -> Tensor:
         """Return the δ after fused clamps, which are codes made in so many roundings, given r and δ before them."""
         if not self.exact.clamps:
@@ -280,7 +317,7 @@ class Traced:
         parts = (self, *others)
         known = family if all(part.family is Family.MOVE for part in parts) else Family.MIXED
         stray = sum(part.stray for part in parts)
-        return Traced(exact=exact, error=error, grain=grain, family=known, stray=stray)
+        return Traced(exact=exact, error=error, grain=grain, family=known, stray=stray, operands=parts)
 
 
 def _rounding(magnitude: Tensor, operations: Tensor | int, grain: int | None) -> Tensor:

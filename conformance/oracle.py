@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
@@ -18,6 +18,7 @@ from torch.fx.node import map_arg
 from quantizer_sdk.conformance.bounds import Traced
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import GraphError, InvalidSpecError, UnsupportedError
+from quantizer_sdk.profile import Profile
 
 __all__ = ["OracleResult", "Site", "run_oracle"]
 
@@ -39,9 +40,11 @@ class Site:
         requantized: The exact codes.
         graph_delta: float64 δ of the eager float32 graph, as its own inputs and the exact codes before it agree.
         kernel_delta: float64 δ of an integer kernel, likewise; see `Traced.kernel_delta`.
+        value: What reaches the quantize.
     """
 
     node: str
+    value: Traced
     requantized: Requantized
     graph_delta: Tensor
     kernel_delta: Tensor
@@ -62,15 +65,23 @@ class OracleResult:
     sites: tuple[Site, ...]
 
 
-def run_oracle(model: GraphModule, integer_inputs: Sequence[Tensor]) -> OracleResult:
+def run_oracle(
+    model: GraphModule,
+    integer_inputs: Sequence[Tensor],
+    profile: Profile | None = None,
+    codes: Mapping[str, Tensor] | None = None,
+) -> OracleResult:
     """Interpret a converted graph in exact arithmetic.
 
-    The codes of each quantize go on into the dequantizes after it.
+    The exact codes of each quantize go on into the dequantizes after it, or those that `codes` names: with a kernel's
+    own codes, each op is judged on what the kernel really had before it, and no flipped tie goes on to the next.
 
     Args:
         model: An exported graph of aten and `quantized_decomposed` operators. Every input feeds one quantize, several
             alike or nothing, and every output is a quantize of a computed value or the dequantize of one.
         integer_inputs: For each input, in order, the integer tensor that stands in for its quantize's result.
+        profile: Whose kernels `Site.kernel_delta` is for; None takes XNNPACK's.
+        codes: By the name of a quantize node, codes to go on with in the place of its exact ones.
 
     Raises:
         InvalidSpecError: The integer inputs do not fit the graph's quantizes.
@@ -96,8 +107,9 @@ def run_oracle(model: GraphModule, integer_inputs: Sequence[Tensor]) -> OracleRe
             elif node.args[0] in placeholders:
                 env[node] = env[node.args[0]]
             else:
-                sites[node] = _site(node, args)
-                env[node] = sites[node].requantized.expected
+                sites[node] = _site(node, args, profile)
+                forced = (codes or {}).get(node.name)
+                env[node] = sites[node].requantized.expected if forced is None else forced.to(torch.int64)
             if node.target._schema.is_mutable:  # relu_ and its like also change their operand
                 env[node.args[0]] = env[node]
         elif node.op == "call_module" and node.target != "_guards_fn":
@@ -129,15 +141,16 @@ def _arguments(node: Node, env: dict[Node, Any]) -> _Args:
     return dict(map_arg(args, lambda operand: env[operand]))
 
 
-def _site(node: Node, args: _Args) -> Site:
+def _site(node: Node, args: _Args, profile: Profile | None) -> Site:
     """Requantize the value that reaches a quantize."""
     value = _traced(args["input"])
     exact = value.exact.requantize(args["scale"], args["zero_point"], args["quant_min"], args["quant_max"])
     return Site(
         node=node.name,
+        value=value,
         requantized=exact,
         graph_delta=value.graph_delta(exact),
-        kernel_delta=value.kernel_delta(exact),
+        kernel_delta=value.kernel_delta(exact, None if profile is None else profile.arithmetic.get(value.family)),
     )
 
 
@@ -221,7 +234,7 @@ def _matmul(target: _Target, args: _Args) -> Traced:
 def _sum(target: _Target, args: _Args) -> Traced:
     """Trace an addition or subtraction."""
     _require(args["alpha"] == 1, "alpha of 1")
-    return _traced(args["self"]).add(_traced(args["other"]), -1 if target is aten.sub.Tensor else 1)
+    return _traced(args["self"]).add(_traced(args["other"]), -1 if target in {aten.sub.Tensor, aten.sub_.Tensor} else 1)
 
 
 def _product(_: _Target, args: _Args) -> Traced:
@@ -229,12 +242,39 @@ def _product(_: _Target, args: _Args) -> Traced:
     return _traced(args["self"]).mul(_traced(args["other"]))
 
 
+_MAX_ONLY = (aten.clamp_max.default, aten.clamp_max_.default)
+
+
 def _clamp(target: _Target, args: _Args) -> Traced:
     """Trace a clamp or rectifier."""
-    low = args.get("min", args.get("min_val", 0))
-    high = args.get("max", args.get("max_val", 6 if target is aten.relu6.default else None))
+    low = args.get("min", args.get("min_val", None if target in _MAX_ONLY else 0))
+    high = args.get("max", args.get("max_val", 6 if target in {aten.relu6.default, aten.relu6_.default} else None))
     ends = [None if end is None or math.isinf(end) else Fraction(end) for end in (low, high)]
     return _traced(args["self"]).clamp(*ends)
+
+
+_TABLES: dict[_Target, tuple[Callable[..., Tensor], float]] = {
+    # Float32 roundoffs by which torch's own kernels may miss the function: they evaluate exp and erf to 4 ulp, and
+    # round a handful of times around that.
+    aten.sigmoid.default: (torch.sigmoid, 8),
+    aten.tanh.default: (torch.tanh, 8),
+    aten.gelu.default: (torch.nn.functional.gelu, 16),
+    aten.hardswish.default: (torch.nn.functional.hardswish, 4),
+    aten.hardsigmoid.default: (torch.nn.functional.hardsigmoid, 4),
+    aten.silu.default: (torch.nn.functional.silu, 12),
+    aten.elu.default: (torch.nn.functional.elu, 8),
+    aten.leaky_relu.default: (torch.nn.functional.leaky_relu, 2),
+}
+
+
+def _table(target: _Target, args: _Args) -> Traced:
+    """Trace an elementwise function."""
+    function, ulps = _TABLES[target]
+    known = {"self", "input", "negative_slope", "approximate", "alpha", "scale", "input_scale"}
+    _require(set(args) <= known and args.get("approximate", "none") == "none", "the function's plain form")
+    options = {"negative_slope": args["negative_slope"]} if "negative_slope" in args else {}
+    _require(all(args.get(name, 1) == 1 for name in ("alpha", "scale", "input_scale")), "factors of 1")
+    return _traced(args["self"]).table(lambda x: function(x, **options), ulps)
 
 
 def _mean(target: _Target, args: _Args) -> Traced:
@@ -271,7 +311,7 @@ def _same(_: _Target, args: _Args) -> Traced:
 
 def _move(target: _Target, args: _Args) -> Traced:
     """Trace a rearrangement: the operator itself does it, but a view is a reshape, since strides differ here."""
-    if target is aten.view.default:
+    if target in {aten.view.default, aten._unsafe_view.default}:
         return _traced(args["self"]).move(lambda tensor: tensor.reshape(args["size"]))
     return _traced(args["self"]).move(lambda tensor: target(**args | {"self": tensor}))
 
@@ -287,19 +327,21 @@ _ROWS: tuple[tuple[Callable[[_Target, _Args], Any], tuple[_Target, ...]], ...] =
     (_contract, (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)),
     (_contract, (aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)),
     (_contract, (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.linear.default)),
-    (_matmul, (aten.addmm.default, aten.mm.default, aten.matmul.default)),
-    (_sum, (aten.add.Tensor, aten.sub.Tensor)),
-    (_product, (aten.mul.Tensor,)),
+    (_matmul, (aten.addmm.default, aten.mm.default, aten.matmul.default, aten.bmm.default)),
+    (_sum, (aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor)),
+    (_product, (aten.mul.Tensor, aten.mul_.Tensor)),
     (_clamp, (aten.relu.default, aten.relu_.default, aten.relu6.default, aten.clamp_min.default)),
-    (_clamp, (aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default)),
+    (_clamp, (aten.relu6_.default, aten.clamp_min_.default, aten.clamp_max.default, aten.clamp_max_.default)),
+    (_clamp, (aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default)),
     (_mean, (aten.mean.dim, aten.adaptive_avg_pool2d.default)),
     (_max_pool, (aten.max_pool2d.default,)),
+    (_table, tuple(_TABLES)),
     (_pad, (aten.pad.default, aten.constant_pad_nd.default)),
-    (_cat, (aten.cat.default,)),
+    (_cat, (aten.cat.default, aten.concat.default, aten.concatenate.default)),
     (_same, (aten.contiguous.default, aten.clone.default, aten.dropout.default)),
     (_move, (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default)),
     (_move, (aten.transpose.int, aten.t.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims)),
-    (_move, (aten.slice.Tensor,)),
+    (_move, (aten.slice.Tensor, aten.unflatten.int, aten.squeeze.default, aten._unsafe_view.default)),
     (_size, (aten.sym_size.int,)),
 )
 _HANDLERS = {target: handler for handler, targets in _ROWS for target in targets}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from quantizer_sdk.errors import BackendError
+from quantizer_sdk.integer_io import copy_without_guards, strip_boundary
 from quantizer_sdk.profile import Profile
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ __all__ = [
     "Runner",
     "Variant",
     "backend_names",
+    "copy_without_guards",
     "find_backend",
+    "strip_boundary",
 ]
 
 ENTRY_POINT_GROUP = "quantizer_sdk.backends"
@@ -160,6 +163,8 @@ class Backend:
     Attributes:
         name: The name of its entry point.
         quantizer: Returns a fresh quantizer; called without arguments it has the backend's default configuration.
+        configurations: Its other ways to quantize, by the names that case ids give them, such as "s8.pt": each returns a
+            fresh quantizer. The first is looked at most closely; empty, the default configuration is the only one.
         runner: Runs models on the backend's kernels; None where there is only a quantizer.
         profile: What the kernels accept and how they round; None where nobody wrote it down.
         peer_quantize: Quantizes an exported model with another quantizer for the same runtime, to compare with.
@@ -170,6 +175,11 @@ class Backend:
     runner: Runner | None = None
     profile: Profile | None = None
     peer_quantize: Callable[[GraphModule, Iterable[torch.Tensor]], GraphModule] | None = None
+    configurations: Mapping[str, Callable[[], Quantizer]] = field(default_factory=dict, hash=False)
+
+    def schemes(self) -> Mapping[str, Callable[[], Quantizer]]:
+        """Return the configurations, or the default one under the name "default"."""
+        return self.configurations or {"default": self.quantizer}
 
     def lower(
         self,

@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from quantizer_sdk.operands import is_written
+from quantizer_sdk.provenance import value_of
 
 __all__ = ["Constants", "constant_nodes", "dependencies_of", "erase_unused", "sibling"]
 
@@ -77,7 +78,7 @@ def sibling(target: str, name: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _example(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor without data that tells shape and dtype, as export's examples do; nobody writes into one."""
+    """Return a tensor without data that tells shape and dtype, where there is no example of export's to be like."""
     return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
 
 
@@ -91,6 +92,7 @@ class Constants:
     def __init__(self, model: GraphModule) -> None:
         self._model = model
         self._readers = Counter(str(node.target) for node in model.graph.nodes if node.op == "get_attr")
+        self._examples: dict[Any, torch.Tensor] = {}
 
     def read(self, node: Node) -> torch.Tensor:
         """Return the tensor that a get_attr node reads."""
@@ -109,7 +111,8 @@ class Constants:
         self._readers[target] += 1
         value = self.tensor(target)
         node.meta.update({} if like is None else like.meta)
-        node.meta.setdefault("val", _example(value.shape, value.stride(), value.dtype))
+        if "val" not in node.meta:
+            node.meta["val"] = self._example_of(value, like)
         return node
 
     def is_tensor(self, node: Node) -> bool:
@@ -156,7 +159,7 @@ class Constants:
         self._readers[target] += 1
         if like is not None:
             node.meta.update({key: item for key, item in like.meta.items() if key != "val"})
-        node.meta["val"] = _example(value.shape, value.stride(), value.dtype)
+        node.meta["val"] = self._example_of(value, like)
         return node
 
     def release(self, node: Node | None) -> None:
@@ -169,6 +172,22 @@ class Constants:
         if self._readers[target] == 0:
             owner, name = self._owner(target)
             delattr(owner, name)
+
+    def _example_of(self, value: torch.Tensor, like: Node | None) -> torch.Tensor:
+        """Return an example value as export would have left it: other libraries' quantizers ask whether it is fake.
+
+        Equal ones are one object, for making one takes longer than making its node.
+        """
+        mode = None if like is None else getattr(value_of(like), "fake_mode", None)
+        if mode is None:
+            return _example(value.shape, value.stride(), value.dtype)
+        key = (mode, value.shape, value.stride(), value.dtype, value.device)
+        if key not in self._examples:
+            with mode:
+                self._examples[key] = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device=value.device
+                )
+        return self._examples[key]
 
     def _owner(self, target: str) -> tuple[nn.Module, str]:
         path, _, name = target.rpartition(".")

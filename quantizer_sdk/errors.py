@@ -13,14 +13,17 @@ __all__ = [
     "LoweringError",
     "MissingDependencyError",
     "NonFiniteError",
+    "NotAQuantizerError",
     "NotExportedError",
     "NotPreparedError",
     "NothingAnnotatedError",
     "QuantizerError",
+    "ReportError",
     "RuleError",
     "SharingError",
     "UncalibratedError",
     "UnsupportedError",
+    "WaiverError",
 ]
 
 
@@ -38,6 +41,10 @@ class InvalidAnnotationError(QuantizerError, ValueError):
 
 class SharingError(QuantizerError, ValueError):
     """Shared specs that lead nowhere, or that tie together points whose specs conflict."""
+
+
+class NotAQuantizerError(QuantizerError, TypeError):
+    """What was given as a quantizer cannot annotate a model."""
 
 
 class NotExportedError(QuantizerError, TypeError):
@@ -86,6 +93,14 @@ class GraphError(QuantizerError, ValueError):
 
 class LoweringError(QuantizerError, RuntimeError):
     """A backend's runtime refused the model at lowering, loading or running."""
+
+
+class ReportError(QuantizerError, ValueError):
+    """A file that should be a conformance report is none."""
+
+
+class WaiverError(QuantizerError, ValueError):
+    """A waiver file that cannot be read; names the entry, the field and what it may hold."""
 
 
 class BackendError(QuantizerError, LookupError):

@@ -14,7 +14,14 @@ from torch.fx import Graph, GraphModule
 from quantizer_sdk.errors import UnsupportedError
 from quantizer_sdk.operands import is_written
 
-__all__ = ["CopiedModule", "InferenceModule", "copy_for_training", "copy_model", "written_tensors"]
+__all__ = [
+    "CopiedModule",
+    "InferenceModule",
+    "compile_when_called",
+    "copy_for_training",
+    "copy_model",
+    "written_tensors",
+]
 
 # What a GraphModule makes anew for itself.
 _OWN = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
@@ -104,8 +111,13 @@ def _copy_graph_module(model: GraphModule, copies: dict[nn.Module, nn.Module], k
         graph = copy.deepcopy(model.graph)
     graph.owning_module = result
     result._graph = graph  # not through the property, which would compile code that a pass is about to change
-    type(result).forward = _compile_first  # of a class that torch.fx made for this module alone
+    compile_when_called(result)
     return result
+
+
+def compile_when_called(model: GraphModule) -> None:
+    """Drop the code of a graph that has changed since; what is called or asked for next is made of the graph then."""
+    type(model).forward = _compile_first  # of a class that torch.fx made for this module alone
 
 
 def _part(model: GraphModule, tensors: set[torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.dtypes import FLOAT_DTYPES
 from quantizer_sdk.errors import InvalidAnnotationError, InvalidSpecError, SharingError
+from quantizer_sdk.foreign import annotation_of
 from quantizer_sdk.granularity import PerTensor
 from quantizer_sdk.provenance import describe, describe_point, value_of
 from quantizer_sdk.spec import (
@@ -59,7 +60,10 @@ def build_plan(model: GraphModule) -> Plan:
     """Read the annotations of a graph into a plan, in O(nodes + edges).
 
     Raises:
-        InvalidAnnotationError: An annotation names an edge that does not exist, or a tensor that cannot carry its spec.
+        InvalidAnnotationError: An annotation names an edge that does not exist, or a tensor that cannot carry its spec;
+            or it has not the fields of one.
+        InvalidSpecError: A spec of another library has values that no spec can have.
+        UnsupportedError: A spec of another library has fields that the engine does not know.
         SharingError: A shared spec leads to no point, a group holds only shared specs, or derived specs form a cycle.
     """
     specs = dict(_read_points(model))
@@ -75,7 +79,7 @@ def build_plan(model: GraphModule) -> Plan:
 def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationSpecBase]]:
     """Yield every annotated point with its spec: a node's operands in order, then its output."""
     for node in model.graph.nodes:
-        annotation: QuantizationAnnotation | None = node.meta.get(ANNOTATION_KEY)
+        annotation = annotation_of(node)
         if annotation is None:
             continue
         operands = set(node.all_input_nodes)
@@ -101,9 +105,6 @@ def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationS
 def _check_tensor(node: Node, spec: QuantizationSpecBase, point: EdgeOrNode) -> None:
     """Refuse a spec on what is no float tensor, or has no such axis, by the example values that export left."""
     where = f"the spec on {describe_point(point)}"
-    if not isinstance(spec, QuantizationSpecBase):
-        message = f"{where} is a {type(spec).__name__} ({spec!r}); expected one of the quantization specs, or None"
-        raise InvalidAnnotationError(message)
     value = value_of(node)
     if value is None:
         return

@@ -17,7 +17,8 @@ __all__ = ["Arithmetic", "BiasForm", "Family", "Multiplier", "Profile", "Roundin
 class Family(enum.Enum):
     """What kind of integer kernel computes a value from quantized operands.
 
-    CONSTANT and MIXED are what no single kernel computes: parameters, and several ops between two quantizes.
+    MEAN is the mean over whole axes, POOL that of windows. CONSTANT and MIXED are what no single kernel computes:
+    parameters, and several ops between two quantizes.
     """
 
     CONSTANT = "constant"
@@ -27,6 +28,7 @@ class Family(enum.Enum):
     ADD = "add"
     MUL = "mul"
     MEAN = "mean"
+    POOL = "pool"
     TABLE = "table"
     MIXED = "mixed"
 
@@ -45,12 +47,16 @@ class Multiplier(enum.Enum):
 
     FLOAT32 multiplies float32(accumulator) with one float32 number; FIXED_POINT multiplies each operand by an integer
     of 21 bits, the larger of two normalised, and shifts the sum; FUSED evaluates rint(fma(a, A, fma(b, B, C))) in
-    float32, with the zero points inside C.
+    float32 with C = z - fma(za, A, zb·B), or for a product rint(fma((a - za)·(b - zb), A, z)); FOLDED is the same with
+    each product and sum rounded for itself; DIVIDED computes with the dequantized operands in float32 and divides by
+    the output's scale.
     """
 
     FLOAT32 = "float32"
     FIXED_POINT = "fixed_point"
     FUSED = "fused"
+    FOLDED = "folded"
+    DIVIDED = "divided"
 
 
 class ZeroPointOrder(enum.Enum):
@@ -67,8 +73,11 @@ class BiasForm(enum.Enum):
     FLOAT32 = "float32"
 
 
-TableFunction: TypeAlias = Callable[[torch.Tensor, float, int, float, int], torch.Tensor]
-"""(int64 codes, input scale and zero point, output scale and zero point) -> codes before clamping to the range."""
+TableFunction: TypeAlias = Callable[..., torch.Tensor]
+"""(int64 codes, input scale and zero point, output scale and zero point) -> codes before clamping to the range.
+
+It takes the op's other arguments by their names in the schema, such as `negative_slope`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,9 @@ from quantizer_sdk.control_flow import graphs_of, inner_graphs
 from quantizer_sdk.errors import InvalidAnnotationError, NothingAnnotatedError
 from quantizer_sdk.fake_quantize import FakeQuantize, FakeQuantizeBase
 from quantizer_sdk.fake_quantize.create import create_fake_quantize
-from quantizer_sdk.model_copy import copy_for_training, copy_model
+from quantizer_sdk.model_copy import compile_when_called, copy_for_training, copy_model
 from quantizer_sdk.observers.create import create_observer, is_observer
+from quantizer_sdk.observers.module import QParamsModule
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
 from quantizer_sdk.passes.fold_quantized_constants import drop_unused_constants, fold_quantized_constants
 from quantizer_sdk.passes.hide_dropout import hide_dropout, show_dropout
@@ -30,7 +31,7 @@ from quantizer_sdk.passes.train_batch_norm import count_batches, hide_batch_norm
 from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe, describe_point, value_of
-from quantizer_sdk.quantizer import Quantizer
+from quantizer_sdk.quantizer import Quantizer, QuantizerLike, as_quantizer, name_of
 from quantizer_sdk.report import explain, freeze_report
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
@@ -40,7 +41,7 @@ __all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e"]
 _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int] | None], nn.Module]
 
 
-def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
+def annotate(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
     result = copy_model(require_exported(model))
     inline_regions(result)
@@ -48,7 +49,7 @@ def annotate(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     for _path, graph in graphs_of(result):
         remove_identities(graph)
         fold_batch_norm(graph)
-    return _annotate(result, quantizer)
+    return _annotate(result, as_quantizer(quantizer), copy_model)
 
 
 def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModule:
@@ -60,11 +61,13 @@ def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModu
         remove_identities(graph, dropouts=False)
         hide_batch_norm(graph)
         count_batches(graph)
-    return _annotate(result, quantizer)
+    return _annotate(result, quantizer, copy_for_training)
 
 
-def _annotate(result: GraphModule, quantizer: Quantizer) -> GraphModule:
-    result = _on_every_graph(result, quantizer.transform_for_annotation)
+def _annotate(model: GraphModule, quantizer: Quantizer, copy: Callable[[GraphModule], GraphModule]) -> GraphModule:
+    result = _on_every_graph(model, quantizer.transform_for_annotation)
+    if result is not model:
+        result = copy(result)  # which makes it a module of the kind that `model` is
     if quantizer.enters_control_flow:
         result = quantizer.annotate(result) or result
     else:
@@ -84,18 +87,19 @@ def _on_every_graph(model: GraphModule, function: Callable[[GraphModule], GraphM
 
 
 @without_collection()
-def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
+def prepare_pt2e(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
     """Insert observers where the quantizer wants them, for post-training quantization.
 
     Args:
         model: `torch.export.export(model.eval(), ...).module()`. It is left as it was; the result shares its weights.
-        quantizer: Says what is quantized, and how.
+        quantizer: Says what is quantized, and how. One written against torchao is taken as it is.
 
     Returns:
         A module with the same inputs and outputs that observes its tensors when run; give it calibration data, then
         call `convert_pt2e`.
 
     Raises:
+        NotAQuantizerError: The quantizer cannot annotate.
         NotExportedError: The model is no module of an exported program.
         AlreadyPreparedError: It holds observers.
         AlreadyConvertedError: It is quantized.
@@ -103,7 +107,9 @@ def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         InvalidAnnotationError: An annotation does not fit the graph.
         SharingError: Shared specs lead nowhere, or conflict.
         InvalidSpecError: An observer refuses the fields of its spec.
+        UnsupportedError: A spec or an observer of another library asks for what the engine does not know.
     """
+    quantizer = as_quantizer(quantizer)
     result = annotate(model, quantizer)
     _insert(result, quantizer, lambda spec, location, sources, _shape: create_observer(spec, location, sources))
     run_plainly(result)
@@ -112,7 +118,7 @@ def prepare_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
 
 
 @without_collection()
-def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
+def prepare_qat_pt2e(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
     """Insert fake quantizers where the quantizer wants them, for training with quantization.
 
     Args:
@@ -126,6 +132,7 @@ def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         behind it round the weight that they will have when folded. Train it, then call `convert_pt2e`.
 
     Raises:
+        NotAQuantizerError: The quantizer cannot annotate.
         NotExportedError: The model is no module of an exported program.
         AlreadyPreparedError: It holds observers.
         AlreadyConvertedError: It is quantized.
@@ -133,7 +140,9 @@ def prepare_qat_pt2e(model: GraphModule, quantizer: Quantizer) -> GraphModule:
         InvalidAnnotationError: An annotation does not fit the graph.
         SharingError: Shared specs lead nowhere.
         InvalidSpecError: A fake quantizer refuses the fields of its spec.
+        UnsupportedError: A spec or an observer of another library asks for what the engine does not know.
     """
+    quantizer = as_quantizer(quantizer)
     result = annotate_for_training(model, quantizer)
     _insert(result, quantizer, create_fake_quantize)
     for path, graph in graphs_of(result):
@@ -166,17 +175,28 @@ def _insert(result: GraphModule, quantizer: Quantizer, create: _Create) -> None:
     if not any(plan.groups for plan in plans):
         raise NothingAnnotatedError(_nothing_annotated(result, quantizer))
     freeze_report(result)
+    device = _device(result)
     for (_path, graph), plan in zip(graphs, plans, strict=True):
         observers: list[nn.Module] = []
         for group in plan.groups:
             sources: list[nn.Module] = []
             if isinstance(group.spec, DerivedQuantizationSpec):
                 sources = [observers[plan.group_of[source]] for source in group.spec.derived_from]
-            observers.append(create(group.spec, _location(group.points), sources, _shape(group.root)))
+            observer = create(group.spec, _location(group.points), sources, _shape(group.root))
+            if not isinstance(observer, QParamsModule):  # another library's, whose buffers are there from the start
+                observer.to(device)
+            observers.append(observer)
         observer_of = {point: observers[index] for point, index in plan.group_of.items()}
         quantizer.prepare_obs_or_fq_callback(graph, observer_of)
         _check_callback(plan, observer_of, quantizer)
         insert_observers(graph, observer_of)
+        compile_when_called(graph)  # a quantizer may have compiled it to run it
+
+
+def _device(model: GraphModule) -> torch.device | None:
+    """Return the one device of a model's tensors; None where there is none, or more."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    return devices.pop() if len(devices) == 1 else None
 
 
 def _shape(point: EdgeOrNode) -> Sequence[int] | None:
@@ -198,7 +218,7 @@ def _check_callback(plan: Plan, observer_of: dict[EdgeOrNode, nn.Module], quanti
     if unknown:
         names = ", ".join(describe_point(point) for point in unknown)
         message = (
-            f"{type(quantizer).__name__}.prepare_obs_or_fq_callback added observers for points without an "
+            f"{name_of(quantizer)}.prepare_obs_or_fq_callback added observers for points without an "
             f"annotation: {names}; annotate them"
         )
         raise InvalidAnnotationError(message)
@@ -209,7 +229,7 @@ def _nothing_annotated(model: GraphModule, quantizer: Quantizer) -> str:
     reasons = "; ".join(f"{op.node}: {op.reason}" for op in explanation.ops[:10])
     more = f"; and {len(explanation.ops) - 10} more" if len(explanation.ops) > 10 else ""
     return (
-        f"{type(quantizer).__name__} annotated none of the model's {len(explanation.ops)} ops, so nothing would be "
+        f"{name_of(quantizer)} annotated none of the model's {len(explanation.ops)} ops, so nothing would be "
         f"quantized. {reasons}{more}"
     )
 

@@ -14,13 +14,14 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.control_flow import form_of, graphs_of
 from quantizer_sdk.decision import decision_of
 from quantizer_sdk.errors import NotExportedError
+from quantizer_sdk.foreign import annotation_of
 from quantizer_sdk.passes.fold_batch_norm import why_not_folded
 from quantizer_sdk.provenance import module_path, op_name, source_line, value_of
 from quantizer_sdk.qdq import is_dequantize, is_quantize
-from quantizer_sdk.spec import ANNOTATION_KEY, QuantizationAnnotation, SharedQuantizationSpec
+from quantizer_sdk.spec import QuantizationAnnotation, SharedQuantizationSpec
 
 if TYPE_CHECKING:
-    from quantizer_sdk.quantizer import Quantizer
+    from quantizer_sdk.quantizer import QuantizerLike
 
 __all__ = ["STATES", "Explanation", "OpRecord", "explain", "freeze_report"]
 
@@ -100,7 +101,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(model: GraphModule, quantizer: Quantizer | None = None) -> Explanation:
+def explain(model: GraphModule, quantizer: QuantizerLike | None = None) -> Explanation:
     """Say what each op of a model is, or would be, quantized as, and why not.
 
     Args:
@@ -109,6 +110,7 @@ def explain(model: GraphModule, quantizer: Quantizer | None = None) -> Explanati
 
     Raises:
         NotExportedError: The model is no graph module.
+        NotAQuantizerError: The quantizer cannot annotate.
     """
     if not isinstance(model, GraphModule):
         message = f"explain was given a {type(model).__name__}; pass an exported, prepared or converted graph module"
@@ -170,7 +172,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def _record(node: Node, path: str) -> OpRecord:
-    annotation: QuantizationAnnotation | None = node.meta.get(ANNOTATION_KEY)
+    annotation = annotation_of(node)
     decision = decision_of(node)
     state, row, reason = _judge(node, annotation)
     return OpRecord(

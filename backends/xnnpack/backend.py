@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from quantizer_sdk import Backend, QuantizationConfig
 from quantizer_sdk.backend import Runner
+from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
 from quantizer_sdk.backends.xnnpack.lowering import lower
 from quantizer_sdk.backends.xnnpack.peer import quantize_with_peer
 from quantizer_sdk.backends.xnnpack.profile import PROFILE
@@ -21,6 +22,10 @@ def _quantizer(*, config: QuantizationConfig | None = None) -> XNNPACKQuantizer:
     return quantizer if config is None else quantizer.set_global(config)
 
 
+def _per_tensor() -> XNNPACKQuantizer:
+    return _quantizer(config=get_symmetric_quantization_config(is_per_channel=False))
+
+
 def _environment() -> Mapping[str, str]:
     return {"executorch": importlib.metadata.version("executorch")}
 
@@ -31,4 +36,5 @@ BACKEND = Backend(
     runner=Runner(name="ExecuTorch XNNPACK", lower=lower, environment=_environment),
     profile=PROFILE,
     peer_quantize=quantize_with_peer,
+    configurations={"s8.pc": _quantizer, "s8.pt": _per_tensor},
 )

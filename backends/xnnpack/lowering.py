@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from quantizer_sdk.backend import Delegation
-from quantizer_sdk.backends.xnnpack.integer_io import copy_without_guards, strip_boundary
+from quantizer_sdk.backend import Delegation, copy_without_guards, strip_boundary
 from quantizer_sdk.backends.xnnpack.runtime import XNNPACKProgram, importing, quiet
 from quantizer_sdk.errors import LoweringError
 

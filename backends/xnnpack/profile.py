@@ -13,7 +13,7 @@ PROFILE = Profile(
         Family.DOT: Arithmetic(),
         Family.MUL: Arithmetic(),
         Family.ADD: Arithmetic(multiplier=Multiplier.FIXED_POINT, rounding=Rounding.HALF_UP),
-        Family.MEAN: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
+        Family.MEAN: Arithmetic(multiplier=Multiplier.FOLDED, zero_point=ZeroPointOrder.BEFORE),
         Family.CLAMP: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
     },
     requantization=(2.0**-32, 256.0),

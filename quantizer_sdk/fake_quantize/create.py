@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from quantizer_sdk.errors import UnsupportedError
 from quantizer_sdk.fake_quantize.fake_quantize import FakeQuantize, FixedQParamsFakeQuantize
 from quantizer_sdk.fake_quantize.learnable import LearnableFakeQuantize
 from quantizer_sdk.granularity import PerAxis
 from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.create import create_observer
 from quantizer_sdk.observers.fixed import FixedQParamsObserver
-from quantizer_sdk.observers.module import ObserverFactory
+from quantizer_sdk.observers.module import ObserverFactory, QParamsModule
 from quantizer_sdk.spec import QuantizationSpec, QuantizationSpecBase, granularity_of
 
 __all__ = ["create_fake_quantize"]
@@ -33,12 +34,22 @@ def create_fake_quantize(
 
     Raises:
         InvalidSpecError: The constructor refuses the spec's fields.
-        UnsupportedError: The spec is of a kind that the engine does not know.
+        UnsupportedError: The spec is of a kind that the engine does not know, or names an observer of another library
+            that rounds nothing.
     """
     made = create_observer(_with_channels(spec, shape), location, sources)
     if isinstance(made, FixedQParamsObserver):
         return FixedQParamsFakeQuantize.of(made)
-    return FakeQuantize.of(made) if isinstance(made, ObserverBase) else made
+    if isinstance(made, ObserverBase):
+        return FakeQuantize.of(made)
+    if not isinstance(made, QParamsModule) and not hasattr(made, "fake_quant_enabled"):
+        name = type(made).__name__
+        message = (
+            f"{location}: {type(made).__module__}.{name} observes and rounds nothing, so nothing would be trained for; "
+            f"name a fake quantizer of that library in the spec, such as FakeQuantize.with_args(observer={name})"
+        )
+        raise UnsupportedError(message)
+    return made
 
 
 def _with_channels(spec: QuantizationSpecBase, shape: Sequence[int] | None) -> QuantizationSpecBase:

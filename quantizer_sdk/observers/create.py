@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from quantizer_sdk.dtypes import code_range, is_cast
+from quantizer_sdk.dtypes import CODE_RANGES, code_range, is_cast
 from quantizer_sdk.errors import InvalidSpecError, UnsupportedError
 from quantizer_sdk.granularity import PerRow, PerTensor, PerToken
 from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.derived import DerivedObserver
 from quantizer_sdk.observers.fixed import FixedQParamsObserver
 from quantizer_sdk.observers.min_max import MinMaxObserver, PerChannelMinMaxObserver
-from quantizer_sdk.observers.module import ObserverFactory
+from quantizer_sdk.observers.module import ObserverFactory, QParamsModule
 from quantizer_sdk.observers.placeholder import PlaceholderObserver
 from quantizer_sdk.spec import (
     PER_CHANNEL_SCHEMES,
@@ -58,7 +58,7 @@ def create_observer(spec: QuantizationSpecBase, location: str, sources: Sequence
     Raises:
         InvalidSpecError: The constructor refuses the spec's fields, or makes no observer.
         UnsupportedError: The spec is of a kind that the engine does not know, or asks for dynamic quantization in a
-            form that no op computes.
+            form that no op computes; or another library's observer has not what conversion asks of it.
     """
     if getattr(spec, "is_dynamic", False):
         _check_dynamic(spec, location)
@@ -144,15 +144,43 @@ def _call_constructor(spec: QuantizationSpec, location: str) -> nn.Module:
     if not is_observer(observer):
         message = f"{location}: {constructor!r} made a {type(observer).__name__}, which has no calculate_qparams()"
         raise InvalidSpecError(message)
+    if not isinstance(observer, QParamsModule):
+        _check_foreign(observer, location)
     return observer
+
+
+def _check_foreign(observer: Any, location: str) -> None:
+    """Refuse an observer of another library that conversion could not turn into q/dq ops."""
+    name = f"{type(observer).__module__}.{type(observer).__name__}"
+    if callable(getattr(observer, "convert", None)):
+        message = f"{location}: {name} writes ops of its own, by convert(); the engine writes q/dq ops from qparams"
+        raise UnsupportedError(message)
+    dtype = getattr(observer, "dtype", None)
+    needed = ["dtype"]
+    if dtype in CODE_RANGES:
+        needed += ["quant_min", "quant_max"]
+        needed += ["ch_axis"] if getattr(observer, "qscheme", None) in PER_CHANNEL_SCHEMES else []
+    if missing := [attribute for attribute in needed if not hasattr(observer, attribute)]:
+        message = (
+            f"{location}: {name} has no {' and no '.join(missing)}; conversion reads an observer's dtype, quant_min, "
+            "quant_max, qscheme and, per channel, ch_axis"
+        )
+        raise UnsupportedError(message)
+    if not isinstance(dtype, torch.dtype) or not (dtype in CODE_RANGES or dtype is torch.float32 or is_cast(dtype)):
+        accepted = ", ".join(str(known) for known in CODE_RANGES)
+        message = f"{location}: {name} has dtype {dtype}; types of codes are {accepted}"
+        raise UnsupportedError(message)
 
 
 def _class_of(constructor: Any) -> Any:
     """Look through `with_args`, ours and that of torch.ao and torchao (which keep a functools.partial in `p`)."""
-    if isinstance(constructor, ObserverFactory):
-        return constructor.constructor
-    partial = getattr(constructor, "p", None)
-    return getattr(partial, "func", constructor)
+    while True:
+        if isinstance(constructor, ObserverFactory):
+            constructor = constructor.constructor
+        elif isinstance(partial := getattr(constructor, "p", None), functools.partial):
+            constructor = partial.func
+        else:
+            return constructor
 
 
 def _accepted_by(target: Any, fields: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.constants import Constants, constant_nodes
 from quantizer_sdk.decision import DECISION_KEY
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
-from quantizer_sdk.errors import NonFiniteError, UncalibratedError
+from quantizer_sdk.errors import CalibrationError, NonFiniteError, QuantizerError, UncalibratedError
 from quantizer_sdk.observers.create import is_observer_call
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.passes.fit_bias import fit_bias
@@ -44,7 +44,8 @@ def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_q
 
     Raises:
         UncalibratedError: Observers have seen no data; names each.
-        NonFiniteError: An observer of another library yields a scale that is no positive number.
+        CalibrationError: An observer of another library fails to choose qparams.
+        NonFiniteError: It yields a scale that is no positive number.
         UnsupportedError: A bias overflows its derived scale, or an observer's granularity needs run-time qparams.
     """
     modules = dict(model.named_modules())  # whose observers are the prepared model's own: replaced, never changed
@@ -156,17 +157,27 @@ def _choose(calls: list[Node], modules: dict[str, nn.Module], chosen: dict[str, 
         if isinstance(observer, DerivedObserver):
             qparams = observer.derive([known.get(source, source) for source in observer.sources])
         else:
-            qparams = observer.calculate_qparams()
+            try:
+                qparams = observer.calculate_qparams()
+            except QuantizerError:
+                raise
+            except Exception as e:  # other libraries raise whatever they like, plain Exception included
+                message = f"{_words(name, calls)}, a {type(observer).__name__}, fails to choose qparams: {e}"
+                raise CalibrationError(message) from e
         scale, _zero_point = qparams
         if not (
             0 < float(scale) < math.inf if scale.numel() == 1 else bool((torch.isfinite(scale) & (scale > 0)).all())
         ):
-            call = next(call for call in calls if str(call.target) == name)
-            where = describe(call.all_input_nodes[0])
-            message = f"{name} on the output of {where} yields a scale that is no positive number"
+            message = f"{_words(name, calls)} yields a scale that is no positive number"
             raise NonFiniteError(message)
         chosen[name] = qparams
         known[observer] = _Known(observer, qparams)
+
+
+def _words(name: str, calls: list[Node]) -> str:
+    """Name an observer and where it sits."""
+    call = next(call for call in calls if str(call.target) == name)
+    return f"{name} on the output of {describe(call.all_input_nodes[0])}"
 
 
 def _codes_of_constant(constants: Constants, call: Node, tensor: Node, qparams: QParams) -> Node:

@@ -44,8 +44,8 @@ def strip_boundary(
 ) -> tuple[GraphModule, tuple[torch.Tensor, ...]]:
     """Take the quantize nodes off a converted model's inputs and the dequantize nodes off its outputs.
 
-    A placeholder becomes the int8 tensor if every use of it is the same static per-tensor quantize to int8. An output
-    becomes int8 if it is a static per-tensor dequantize of int8. All others stay float.
+    A placeholder becomes the integer tensor if every use of it is the same static per-tensor quantize. An output
+    becomes the integer tensor if it is a static per-tensor dequantize. All others stay float.
 
     Args:
         model: A converted module with `quantized_decomposed` operators; left as it is.
@@ -53,7 +53,7 @@ def strip_boundary(
 
     Returns:
         A copy of the model without those nodes, sharing its parameters and buffers, and the example inputs for it:
-        int8 where the placeholder is, quantized by the node that was taken off, same shapes.
+        codes where the placeholder takes them, made by the node that was taken off, same shapes.
 
     Raises:
         LoweringError: The number of example inputs is not the number of placeholders.
@@ -90,9 +90,9 @@ def _are_one_quantize(nodes: Sequence[Node]) -> bool:
 
 
 def _is_static(node: Node, operator: str) -> bool:
-    """Whether a node is the overload of this operator that has its scale and zero point written in, with int8."""
+    """Whether a node is the overload of this operator that has its scale and zero point written in."""
     # The private module is what registers these operators; torch offers no public one.
     import torch.ao.quantization.fx._decomposed
 
     overload = getattr(torch.ops.quantized_decomposed, operator).default
-    return node.op == "call_function" and node.target is overload and node.args[-1] is torch.int8
+    return node.op == "call_function" and node.target is overload

@@ -1,0 +1,57 @@
+"""The plain quantizer to be no worse than: min-max, 8 bits, one scale a tensor, on everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from quantizer_sdk.conformance.program import ProgramModule, Ref
+
+__all__ = ["baseline_codes"]
+
+
+def baseline_codes(module: ProgramModule, batches: Sequence[Sequence[Tensor]], batch: Sequence[Tensor]) -> list[Tensor]:
+    """Return the module's results on a batch with inputs, weights and last results rounded to 8 bits.
+
+    Args:
+        module: The float module.
+        batches: What ranges are taken of.
+        batch: What to run on.
+    """
+    with torch.no_grad():
+        ranges = [_joined([one[place] for one in batches]) for place in range(len(batch))]
+        rounded = [_rounded(tensor, *ends) for tensor, ends in zip(batch, ranges, strict=True)]
+        plain = module.program
+        parameters = [getattr(module, f"p{place}") for place in range(len(plain.parameters))]
+        biases = {ref.index for call in plain.calls for ref in _biases(call.target, call.args)}
+        weights = [p if place in biases else _rounded(p, p.min(), p.max()) for place, p in enumerate(parameters)]
+        results = plain._run([tensor.clone() for tensor in rounded], weights, {})
+        wanted = [plain._run([tensor.clone() for tensor in one], parameters, {}) for one in batches]
+        outputs = []
+        for place, result in enumerate(results):
+            outputs.append(_rounded(result, *_joined([one[place] for one in wanted])))
+    return outputs
+
+
+def _biases(target: torch._ops.OpOverload, args: Sequence[object]) -> list[Ref]:
+    names = [argument.name for argument in target._schema.arguments]
+    addmm = "addmm" in str(target)
+    return [
+        value
+        for name, value in zip(names, args, strict=False)
+        if isinstance(value, Ref) and value.kind == "p" and (name == "bias" or (addmm and name == "self"))
+    ]
+
+
+def _joined(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.stack([t.min() for t in tensors]).min(), torch.stack([t.max() for t in tensors]).max()
+
+
+def _rounded(tensor: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Round to 256 codes over [low, high] and 0."""
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = ((high - low) / 255).clamp(min=1e-12)
+    zero = torch.round(-low / scale)
+    return (torch.clamp(torch.round(tensor / scale) + zero, 0, 255) - zero) * scale

@@ -1,0 +1,245 @@
+"""R1 to R7: the q/dq graph is what its qparams say, and as close to the float model as its bits allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from quantizer_sdk.conformance.baseline import baseline_codes
+from quantizer_sdk.conformance.bench import Bench, computed_quantizes, export, graph_codes, leaves, quantize
+from quantizer_sdk.conformance.comparison import Comparison
+from quantizer_sdk.conformance.finding import Finding, failed, passed, short
+from quantizer_sdk.conformance.kernels import QParams, is_quantize
+from quantizer_sdk.conformance.outcome import Status
+from quantizer_sdk.conformance.program import Program, Ref
+
+__all__ = [
+    "batch_splits",
+    "channels_permute",
+    "close_to_float",
+    "graph_is_exact",
+    "requantizing_changes_nothing",
+    "scales_with_its_inputs",
+    "zero_has_a_code",
+]
+
+aten = torch.ops.aten
+_DEFICIT_DB = 3.0
+_BATCHES = 6
+_FACTOR = 4.0
+_ADDITIVE = ("add", "sub")
+_LINEAR = ("conv", "linear", "addmm", "mm", "matmul", "add", "sub", "mul", "mean", "adaptive_avg_pool2d")
+
+
+def graph_is_exact(bench: Bench) -> Finding:
+    """R1."""
+    comparison = Comparison()
+    for run in bench.runs:
+        for site in bench.oracle(run, run.graph).sites:
+            comparison.add(site.node, run.graph[site.node], site.requantized, site.graph_delta)
+    numbers = comparison.numbers()
+    if comparison.outside:
+        return failed("outside", f"the q/dq graph is not what its qparams say: {comparison}", numbers)
+    return passed(numbers)
+
+
+def close_to_float(bench: Bench) -> Finding:
+    """R2."""
+    noise = [0.0, 0.0]
+    signal = 0.0
+    batches = bench.batches
+    for batch in batches:
+        with torch.no_grad():
+            wanted = list(leaves(bench.module(*[tensor.clone() for tensor in batch])))
+            ours = list(leaves(bench.converted(*batch)))
+        plain = baseline_codes(bench.module, batches, batch)
+        for reference, found, simple in zip(wanted, ours, plain, strict=True):
+            signal += float(reference.double().square().sum())
+            for place, value in enumerate((found, simple)):
+                noise[place] += float((value.double() - reference.double()).square().sum())
+    ours_db, baseline_db = (_decibels(signal, value) for value in noise)
+    elements = sum(tensor.numel() for tensor in wanted) * len(batches)
+    numbers = {"sqnr_db": round(ours_db, 2), "baseline_db": round(baseline_db, 2), "values": elements}
+    # The noise of few elements varies: its standard deviation is about sqrt(2/n) of it, on either side.
+    slack = 10 * math.log10(1 + 4 * math.sqrt(2 / elements))
+    numbers["allowed_db"] = round(_DEFICIT_DB + slack, 2)
+    if signal == 0.0:
+        return short(Status.MISTRUSTED, "constant", "the float model's results are all zero", numbers)
+    if ours_db < baseline_db - _DEFICIT_DB - slack:
+        message = f"{ours_db:.1f} dB against the float model; plain min-max of 8 bits reaches {baseline_db:.1f} dB"
+        return failed("deficit", message, numbers)
+    return passed(numbers)
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return 200.0
+    return 10 * math.log10(signal / noise) if signal else -200.0
+
+
+def requantizing_changes_nothing(bench: Bench) -> Finding:
+    """R3."""
+    seen = 0
+    for node in bench.converted.graph.nodes:
+        if not is_quantize(node):
+            continue
+        scale, zero_point, low, high, dtype = node.args[1:6]
+        codes = torch.arange(low, high + 1).to(dtype)
+        ops = torch.ops.quantized_decomposed
+        real = ops.dequantize_per_tensor.default(codes, scale, zero_point, low, high, dtype)
+        back = ops.quantize_per_tensor.default(real, scale, zero_point, low, high, dtype)
+        seen += codes.numel()
+        if not torch.equal(back, codes):
+            differing = int((back != codes).sum())
+            return failed("not idempotent", f"{node.name}: {differing} of {codes.numel()} codes change when requantized")
+    return passed({"codes": seen})
+
+
+def zero_has_a_code(bench: Bench) -> Finding:
+    """R7."""
+    zeros = [torch.zeros(shape) for shape in bench.scenario.program.inputs]
+    codes = []
+    for node in bench.input_quantizes:
+        operands = node.args[1:]
+        codes.append(torch.ops.quantized_decomposed.quantize_per_tensor.default(zeros[len(codes)], *operands))
+        if not bool((codes[-1] == operands[1]).all()):
+            return failed("zero moved", f"{node.name}: 0.0 becomes {int(codes[-1].flatten()[0])}, not {operands[1]}")
+    for node in computed_quantizes(bench.converted):
+        qparams = QParams.of(bench.converted, node)
+        if qparams is not None and not qparams.quant_min <= qparams.zero_points[0] <= qparams.quant_max:
+            return failed("zero moved", f"{node.name}: 0.0 has no code: zero point {qparams.zero_points[0]}")
+    return passed({"inputs": len(codes)})
+
+
+def scales_with_its_inputs(bench: Bench) -> Finding:
+    """R4."""
+    if not all(_is_homogeneous(target) for target in _targets(bench)):
+        return _does_not_apply("its result does not grow with its inputs")
+    scaled = bench.scenario.program.module(bench.seed, lambda place, value: value * _parameter_factor(bench, place))
+    batches = [tuple(tensor * _FACTOR for tensor in batch) for batch in bench.batches]
+    other = quantize(export(scaled, batches[0]), bench.quantizer(), batches, bench.scenario.data)
+    names = [node.name for node in computed_quantizes(bench.converted)]
+    if len(names) != len(computed_quantizes(other)):
+        return failed("structure", f"with inputs {_FACTOR:g} times as large other ops are quantized")
+    differing = elements = 0
+    for run in bench.runs[:2]:
+        found = list(graph_codes(other, run.codes).values())
+        for name, codes in zip(names, found, strict=True):
+            differing += int((codes != run.graph[name]).sum())
+            elements += codes.numel()
+    numbers = {"elements": elements, "differing": differing}
+    if differing:
+        message = f"{differing} of {elements} codes change when inputs and bias grow {_FACTOR:g} times"
+        return failed("not scale free", message, numbers)
+    return passed(numbers)
+
+
+def _targets(bench: Bench) -> Iterator[torch._ops.OpOverload]:
+    return (call.target for call in bench.scenario.program.calls)
+
+
+def _is_homogeneous(target: torch._ops.OpOverload) -> bool:
+    from quantizer_sdk.conformance.corpus import MOVES
+
+    relu = target in {aten.relu.default, aten.relu_.default}
+    return relu or target in MOVES or str(target).removeprefix("aten.").startswith(_LINEAR)
+
+
+def _parameter_factor(bench: Bench, place: int) -> float:
+    """Return by what a parameter grows: what is added grows with the inputs, what multiplies them stays."""
+    for call in bench.scenario.program.calls:
+        if Ref("p", place) in call.refs():
+            name = str(call.target).removeprefix("aten.")
+            if name.startswith("mul"):
+                return 1.0
+            added = name.startswith(_ADDITIVE) and not name.startswith("addmm")
+            names = [argument.name for argument in call.target._schema.arguments]
+            position = next(i for i, value in enumerate(call.args) if value == Ref("p", place))
+            bias = names[position] in {"bias"} or (name.startswith("addmm") and names[position] == "self")
+            return _FACTOR if added or bias else 1.0
+    return 1.0
+
+
+def channels_permute(bench: Bench) -> Finding:
+    """R5."""
+    program = bench.scenario.program
+    found = _permutable(program, bench.scenario.length)
+    if found is None:
+        return _does_not_apply("it has no output channels of its own to permute")
+    axes, channels, out_axis = found
+    order = torch.arange(channels).roll(1)
+    module = program.module(bench.seed, lambda place, value: value.index_select(axes[place], order) if place in axes else value)
+    other = quantize(export(module, bench.batches[0]), bench.quantizer(), bench.batches, bench.scenario.data)
+    (name, *_), (other_name, *_) = (
+        [node.name for node in reversed(computed_quantizes(model))] for model in (bench.converted, other)
+    )
+    outside = differing = elements = 0
+    for run in bench.runs[:2]:
+        codes = graph_codes(other, run.codes)[other_name]
+        wanted = run.graph[name].index_select(out_axis, order)
+        site = next(site for site in bench.oracle(run, run.graph).sites if site.node == name)
+        near = (site.requantized.half_distance <= site.graph_delta).index_select(out_axis, order)
+        elements += codes.numel()
+        differing += int((codes != wanted).sum())
+        outside += int(((codes != wanted) & ~near).sum())
+    numbers = {"elements": elements, "differing": differing, "outside": outside}
+    if outside:
+        return failed("order matters", f"{outside} codes change beyond ties when output channels are permuted", numbers)
+    return passed(numbers)
+
+
+def _permutable(program: Program, length: int) -> tuple[dict[int, int], int, int] | None:
+    """Return the axis of output channels of each parameter, their number, and the result's axis."""
+    call = program.calls[-length]
+    name = str(call.target).removeprefix("aten.")
+    if len(program.calls) != length or not program.parameters or not name.startswith(("conv", "linear", "addmm")):
+        return None
+    if len(program.calls) > 1 and any(len(list(call.refs())) > 1 for call in program.calls[1:]):
+        return None
+    if name.startswith("conv") and call.args[-2 if "transpose" in name else -1] != 1:
+        return None
+    transposed = "transpose" in name or name.startswith("addmm")
+    weight = max(range(len(program.parameters)), key=lambda place: len(program.parameters[place]))
+    axes = {place: 0 for place in range(len(program.parameters))} | {weight: 1 if transposed else 0}
+    channels = program.parameters[weight][axes[weight]]
+    return axes, channels, 1 if name.startswith("conv") else -1
+
+
+def batch_splits(bench: Bench) -> Finding:
+    """R6."""
+    inputs = bench.scenario.program.inputs
+    sizes = {shape[0] for shape in inputs if shape}
+    if len(sizes) != 1 or min(sizes) < 2 or len(inputs) != len([shape for shape in inputs if shape]):
+        return _does_not_apply("its inputs have no common batch axis of size 2 or more")
+    first = tuple(tensor[:1] for tensor in bench.batches[0])
+    try:
+        with torch.no_grad():
+            alone = list(leaves(bench.module(*[tensor.clone() for tensor in first])))
+            whole = list(leaves(bench.module(*[tensor.clone() for tensor in bench.batches[0]])))
+    except RuntimeError:
+        return _does_not_apply("the float model takes no other batch size")
+    if any(a.shape != b[:1].shape or not torch.allclose(a, b[:1]) for a, b in zip(alone, whole, strict=True)):
+        return _does_not_apply("the float model mixes the elements of a batch")
+    outside = elements = 0
+    for run in bench.runs[:2]:
+        part = graph_codes(bench.converted, [codes[:1] for codes in run.codes])
+        for site in bench.oracle(run, run.graph).sites:
+            codes, wanted = part[site.node], run.graph[site.node][:1]
+            near = (site.requantized.half_distance <= site.graph_delta)[:1]
+            elements += codes.numel()
+            outside += int(((codes != wanted) & ~near).sum())
+    numbers = {"elements": elements, "outside": outside}
+    if outside:
+        return failed("batch matters", f"{outside} codes of an element depend on the rest of its batch", numbers)
+    return passed(numbers)
+
+
+def _does_not_apply(reason: str) -> Finding:
+    """Say that a relation is not one of this op's: nothing to hold, and so nothing that could pass."""
+    return replace(passed(), status=Status.UNSUPPORTED, message=f"does not apply: {reason}", signature="not applicable")
+
+

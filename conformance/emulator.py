@@ -1,0 +1,197 @@
+"""What a kernel of a given profile must give, bit for bit: float32 and integer arithmetic in the kernel's own order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from quantizer_sdk.conformance.bounds import Traced
+from quantizer_sdk.conformance.exact import Term
+from quantizer_sdk.conformance.oracle import Site
+from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Profile, Rounding, ZeroPointOrder
+
+__all__ = ["emulate"]
+
+
+def emulate(site: Site, profile: Profile) -> Tensor | None:
+    """Return the int64 codes that a kernel of this profile gives at a quantize.
+
+    Args:
+        site: The quantize, as the oracle saw it on the kernel's own inputs.
+        profile: The kernels' arithmetic.
+
+    Returns:
+        The codes; None where the profile does not say how this family of kernels rounds, or several ops lie before
+        the quantize.
+    """
+    value, target = site.value, site.requantized
+    family = value.family
+    if family is Family.MOVE and value.exact.clamps:
+        family = Family.CLAMP
+    arithmetic = profile.arithmetic.get(family)
+    if family is Family.MOVE and _unchanged(site):
+        return target.expected
+    if arithmetic is None:
+        return None
+    scale = _float32(target.scale)
+    if family is Family.ADD:
+        real = _added(value, scale, target.zero_point, arithmetic)
+    elif family is Family.DOT:
+        real = _dotted(value, scale, profile.bias)
+    elif family is Family.MUL:
+        real = _multiplied(value, scale, target.zero_point, arithmetic)
+    elif family is Family.MEAN:
+        real = _averaged(value, scale, target.zero_point, arithmetic)
+    elif family in {Family.CLAMP, Family.MOVE}:
+        real = _clamped(value, scale)
+    else:
+        return None
+    if real is None:
+        return None
+    if arithmetic.zero_point is ZeroPointOrder.AFTER:
+        codes = _round(real, arithmetic.rounding) + target.zero_point
+    elif arithmetic.multiplier in {Multiplier.FUSED, Multiplier.FOLDED}:
+        codes = _round(real, arithmetic.rounding)  # its constant holds the zero point
+    else:
+        codes = _round(real + float(target.zero_point), arithmetic.rounding)
+    low, high = _ends(site, family)
+    return codes.to(torch.int64).clamp(low, high)
+
+
+def _unchanged(site: Site) -> bool:
+    """Whether codes pass through: the quantize has the qparams of the dequantize before it."""
+    term = site.value.exact.terms[0]
+    return not site.value.exact.clamps and set(term.scales) == {site.requantized.scale}
+
+
+def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm) -> Tensor | None:
+    """float32(int32 accumulator) · (sx · sw / sy), the bias among the products."""
+    accumulator, *bias = value.exact.terms
+    lead = _single(value.operands[0])
+    if lead is None or len(bias) > 1:
+        return None
+    weights = [float(_float32(s / lead)) for s in accumulator.scales]
+    products = _float32(lead) * torch.tensor(weights, dtype=torch.float32)
+    total = accumulator.values
+    if bias:
+        number = (bias[0].values.double() * bias[0].floats(bias[0].scales)).float()
+        if bias_form is BiasForm.FLOAT32:
+            return (total.float() * products[accumulator.which] + number) / scale
+        total = total + _round(number.double() / products[accumulator.which].double(), Rounding.HALF_EVEN).long()
+    return total.float() * (products / scale)[accumulator.which]
+
+
+def _multiplied(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic) -> Tensor | None:
+    """(qa - za)·(qb - zb) · (sa·sb/sy)."""
+    lead = _single(value.operands[0])
+    (term, *more) = value.exact.terms
+    if lead is None or more or len(term.scales) != 1:
+        return None
+    ratio = _float32(lead) * _float32(term.scales[0] / lead) / scale
+    if arithmetic.multiplier is Multiplier.FUSED:
+        return _fma(term.values.float(), ratio, torch.tensor(float(zero_point)))
+    return term.values.float() * ratio
+
+
+def _averaged(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic) -> Tensor | None:
+    """Sum over the window, scaled by sx/sy/N."""
+    (term, *more) = value.exact.terms
+    source = value.operands[0]
+    lead = _single(source)
+    if lead is None or more or len(term.scales) != 1:
+        return None
+    count = lead / term.scales[0]
+    if arithmetic.multiplier is not Multiplier.FOLDED:
+        return term.values.float() * (_float32(lead) / (scale * _float32(count)))
+    ratio = _float32(lead) / scale * (1 / _float32(count))
+    offset = (source.zero_point or 0) * int(count)
+    constant = torch.tensor(float(zero_point)) - torch.tensor(float(offset)) * ratio
+    return (term.values + offset).float() * ratio + constant
+
+
+def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic) -> Tensor | None:
+    """Each operand times its ratio to the output's scale; a subtraction's second term is negative already."""
+    terms = value.exact.terms
+    if len(terms) != 2 or any(len(term.scales) != 1 for term in terms):
+        return None
+    ratios = [_float32(term.scales[0]) / scale for term in terms]
+    if arithmetic.multiplier is Multiplier.FIXED_POINT:
+        return _fixed_point(terms, ratios)
+    if arithmetic.multiplier is Multiplier.FUSED:
+        zeros = [operand.zero_point for operand in value.operands]
+        if None in zeros:
+            return None
+        a, b = (_raw(term, zero or 0) for term, zero in zip(terms, zeros, strict=True))
+        constant = torch.tensor(float(zero_point)) - ratios[0] * float(zeros[0] or 0) - ratios[1] * float(zeros[1] or 0)
+        return _fma(a, ratios[0], _fma(b, ratios[1], constant))
+    return terms[0].values.float() * ratios[0] + terms[1].values.float() * ratios[1]
+
+
+def _raw(term: Term, zero_point: int) -> Tensor:
+    return (term.values + zero_point).float()
+
+
+def _fixed_point(terms: Sequence[Term], ratios: Sequence[Tensor]) -> Tensor:
+    """Multipliers of 21 bits, the larger of the two normalised, and one shift at the end: exact in float64."""
+    exponent = math.frexp(max(float(ratio) for ratio in ratios))[1] - 1
+    shift = 20 - exponent
+    total = torch.zeros(terms[0].values.shape, dtype=torch.int64)
+    for term, ratio in zip(terms, ratios, strict=True):
+        total = total + term.values * round(math.ldexp(float(ratio), shift))
+    return total.double() * 2.0**-shift
+
+
+def _clamped(value: Traced, scale: Tensor) -> Tensor | None:
+    """Dequantize, clamp, and divide by the output's scale by way of its reciprocal."""
+    (term, *more) = value.exact.terms
+    if more or len(term.scales) != 1:
+        return None
+    real = term.values.float() * _float32(term.scales[0])
+    for low, high in value.exact.clamps:
+        real = real if low is None else real.clamp(min=float(_float32(low)))
+        real = real if high is None else real.clamp(max=float(_float32(high)))
+    return real * (1 / scale)
+
+
+def _ends(site: Site, family: Family) -> tuple[int, int]:
+    """Return the range of codes, which fused clamps narrow: a kernel clamps to the code of each bound."""
+    target = site.requantized
+    low, high = target.quant_min, target.quant_max
+    if family is Family.CLAMP:
+        return low, high
+    for bounds in site.value.exact.clamps:
+        for place, bound in enumerate(bounds):
+            if bound is None:
+                continue
+            code = round(float(_float32(bound) / _float32(target.scale))) + target.zero_point
+            low, high = (max(low, code), high) if place == 0 else (low, min(high, code))
+    return min(low, high), high
+
+
+def _round(real: Tensor, rounding: Rounding) -> Tensor:
+    if rounding is Rounding.HALF_EVEN:
+        return torch.round(real)
+    if rounding is Rounding.HALF_UP:
+        return torch.floor(real.double() + 0.5)
+    if rounding is Rounding.TRUNCATE:
+        return torch.trunc(real)
+    return torch.sign(real) * torch.floor(real.double().abs() + 0.5)
+
+
+def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """One rounding: float64 holds the product exactly, and its own rounding of the sum is 2^29 times finer."""
+    return (a.double() * b.double() + c.double()).float()
+
+
+def _single(value: Traced) -> Fraction | None:
+    """Return the one scale of an operand."""
+    terms = value.exact.terms
+    return terms[0].scales[0] if len(terms) == 1 and len(terms[0].scales) == 1 else None
+
+
+def _float32(number: Fraction) -> Tensor:
+    return torch.tensor(float(number), dtype=torch.float32)

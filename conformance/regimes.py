@@ -1,0 +1,136 @@
+"""Kinds of data: what parameters, calibration data, qparams and integer inputs are like in a scenario.
+
+- generic: normal data, qparams as the quantizer's observers choose them, codes over the whole range.
+- zp_odd, zp_even: every scale a power of two, so that results often lie exactly between two codes; an odd zero point
+  tells rounding before it is added from rounding after.
+- ends: weights at both ends of their range and activations likewise: the largest accumulators there are.
+- unequal: each output channel on a scale of its own, over three decades.
+- extreme_up, extreme_down: the output's scale so small that the requantization ratio is above 1, or so large that the
+  result has few codes.
+- nonfinite: the float inputs hold infinities and NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+__all__ = ["activation_data", "codes_for", "impose", "magnitude_of"]
+
+_SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+
+
+def magnitude_of(data: str) -> Callable[[int, Tensor], Tensor] | None:
+    """Return what a kind of data makes of each parameter, given its index and normal values; None: nothing."""
+    if data == "ends":
+        return lambda place, value: torch.sign(value) * 0.5 if value.dim() > 1 else value
+    if data == "unequal":
+        return _unequal
+    return None
+
+
+def _unequal(_place: int, value: Tensor) -> Tensor:
+    if value.dim() < 2:
+        return value * 0.01
+    scale = 10.0 ** -(torch.arange(value.shape[0]) % 7 / 2)
+    return value * scale.reshape(-1, *(1,) * (value.dim() - 1))
+
+
+def activation_data(shape: tuple[int, ...], place: int, data: str, seed: int) -> Tensor:
+    """Return one calibration tensor of an input, float32: unequal magnitudes for different inputs."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + place)
+    value = torch.randn(shape, generator=generator) * 2 * 0.25**place
+    if data == "ends":
+        return torch.sign(value) * 2
+    return value
+
+
+def codes_for(quantize: Node, shape: tuple[int, ...], data: str, seed: int) -> Tensor:
+    """Return integer inputs for one quantize of an input.
+
+    Args:
+        quantize: A static per-tensor quantize node.
+        shape: The input's shape.
+        data: The kind of data.
+        seed: Of the codes.
+
+    Returns:
+        Codes of the node's dtype over its range, both ends and the zero point among them where there is room; near the
+        zero point for `extreme_up`, at the ends for `ends`.
+    """
+    _, zero_point, low, high, dtype = quantize.args[1:6]
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    assert isinstance(zero_point, int)
+    assert isinstance(dtype, torch.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    if data == "ends":
+        return torch.where(torch.rand(shape, generator=generator) < 0.5, low, high).to(dtype)
+    if data == "extreme_up":
+        near = torch.randint(-2, 3, shape, generator=generator) + zero_point
+        return near.clamp(low, high).to(dtype)
+    codes = torch.randint(low, high + 1, shape, generator=generator)
+    ends = torch.tensor([low, high, zero_point])
+    if codes.numel() > len(ends):
+        codes.view(-1)[: len(ends)] = ends
+    return codes.to(dtype)
+
+
+def impose(prepared: GraphModule, data: str) -> None:
+    """Give the observers of a calibrated model the qparams that a kind of data asks for.
+
+    Ranges still hold what they held. Observers with fixed or derived qparams keep them, so what must follow from others
+    follows.
+    """
+    if data in {"zp_odd", "zp_even"}:
+        for observer, weight in _free_observers(prepared):
+            _fix(observer, *_dyadic(observer, weight, 5 if data == "zp_odd" else 4))
+    elif data in {"extreme_up", "extreme_down"}:
+        activations = [observer for observer, weight in _free_observers(prepared) if not weight]
+        if len(activations) > 1:
+            scale, zero_point = activations[-1].calculate_qparams()
+            factor = 2.0**-7 if data == "extreme_up" else 2.0**7
+            _fix(activations[-1], scale * factor, zero_point)
+
+
+def _free_observers(prepared: GraphModule) -> list[tuple[nn.Module, bool]]:
+    """Return the observers that chose their qparams from data, in graph order, and whether each watches a parameter."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    found: dict[nn.Module, bool] = {}
+    for node in prepared.graph.find_nodes(op="call_module", sort=True):
+        module = modules.get(str(node.target))
+        free = hasattr(module, "min_val") and getattr(module, "qscheme", None) is not None
+        if module is not None and free and callable(getattr(module, "calculate_qparams", None)):
+            found.setdefault(module, node.all_input_nodes[0].op == "get_attr")
+    return list(found.items())
+
+
+def _fix(observer: Any, scale: Tensor, zero_point: Tensor) -> None:
+    """Let an observer choose these qparams whatever it saw."""
+    chosen = (scale, zero_point)
+    observer.calculate_qparams = lambda: chosen
+
+
+def _dyadic(observer: Any, weight: bool, offset: int) -> tuple[Tensor, Tensor]:
+    """Return power-of-two scales that hold the observer's range, with a zero point `offset` beside the middle.
+
+    A range without negative numbers keeps its zero point at the lowest code.
+    """
+    scale, zero_point = observer.calculate_qparams()
+    if weight or observer.qscheme in _SYMMETRIC:
+        return 2.0 ** torch.ceil(torch.log2(scale)), zero_point
+    low, high = int(observer.quant_min), int(observer.quant_max)
+    least, most = (float(scale) * (end - int(zero_point)) for end in (low, high))
+    if least > -1e-6 * most:
+        zero = low
+    else:
+        zero = (low + high + 1) // 2 + offset
+    reach = max(most / (high - zero), -least / (zero - low) if zero > low else 0.0, 2.0**-20)
+    # The range of qparams exceeds that of the data by up to half a step at either end.
+    power = 2.0 ** math.ceil(math.log2(reach * (1 - 1 / (high - low))))
+    return torch.full_like(scale, power), torch.full_like(zero_point, zero)
