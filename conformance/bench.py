@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from quantizer_sdk import Backend, Explanation, Quantizer, calibrate, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.backend import Executable
-from quantizer_sdk.conformance.kernels import Kernels, is_quantize
+from quantizer_sdk.conformance.kernels import Kernels, code_range_of, is_quantize
 from quantizer_sdk.conformance.oracle import OracleResult, run_oracle
 from quantizer_sdk.conformance.program import ProgramModule
 from quantizer_sdk.conformance.regimes import activation_data, codes_for, impose, magnitude_of
@@ -28,6 +28,7 @@ __all__ = ["Bench", "Run", "export", "quantize"]
 
 _ELEMENTS = 2000
 _MOST_RUNS = 12
+_COPIES = frozenset({torch.ops.aten.clone.default, torch.ops.aten.contiguous.default})
 
 
 def export(module: torch.nn.Module, inputs: Sequence[Tensor], **options: Any) -> GraphModule:
@@ -142,7 +143,7 @@ class Bench:
     def _every_code(self) -> tuple[Tensor, ...]:
         codes = []
         for node, shape in zip(self.input_quantizes, self.scenario.program.inputs, strict=True):
-            _, _, low, high, dtype = node.args[1:6]
+            low, high, dtype = code_range_of(node)
             count = torch.Size(shape).numel()
             codes.append(torch.linspace(low, high, count).round().to(dtype).reshape(shape))
         return tuple(codes)
@@ -186,13 +187,7 @@ class Bench:
 
     def named(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Name the outputs of a lowering of `tapped` by their quantizes."""
-        names = [node.name for node in computed_quantizes(self.converted)]
-        if len(outputs) != len(names):
-            raise GraphError(f"the program returns {len(outputs)} tensors; expected {len(names)}: {', '.join(names)}")
-        for name, output in zip(names, outputs, strict=True):
-            if output.is_floating_point():
-                raise GraphError(f"the program returns {output.dtype} for {name}; its codes stay hidden")
-        return dict(zip(names, outputs, strict=True))
+        return named_codes(self.converted, outputs)
 
 
 def input_quantizes(model: GraphModule) -> tuple[Node, ...]:
@@ -220,6 +215,22 @@ def computed_quantizes(model: GraphModule) -> tuple[Node, ...]:
     )
 
 
+def tapped_quantizes(model: GraphModule) -> tuple[Node, ...]:
+    """Return the quantizes whose codes a program can give: all but those that an identity hands on under another name.
+
+    A runtime drops the identity, and no program gives one tensor twice.
+    """
+    return tuple(node for node in computed_quantizes(model) if copy_of(node) is None)
+
+
+def copy_of(quantize_node: Node) -> Node | None:
+    """Return the quantize behind an op that copies this one's value, if that is all that reads it."""
+    readers = [user for dequantize in quantize_node.users for user in dequantize.users]
+    if len(readers) != 1 or readers[0].target not in _COPIES:
+        return None
+    return next((user for user in readers[0].users if is_quantize(user)), None)
+
+
 def tap(model: GraphModule) -> GraphModule:
     """Return a graph that returns the dequantized value of every computed quantize, in graph order; tensors shared."""
     graph = torch.fx.Graph()
@@ -227,7 +238,7 @@ def tap(model: GraphModule) -> GraphModule:
     graph.graph_copy(model.graph, copies)
     copied = GraphModule(model, graph)
     outputs = []
-    for quantize_node in computed_quantizes(model):
+    for quantize_node in tapped_quantizes(model):
         dequantize = next((copies[user] for user in quantize_node.users), None)
         if dequantize is None:
             raise GraphError(f"{quantize_node.name} is read by nothing; expected a dequantize")
@@ -235,6 +246,27 @@ def tap(model: GraphModule) -> GraphModule:
     graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
     copied.recompile()
     return copied
+
+
+def named_codes(model: GraphModule, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Name the outputs of a program lowered from `tap(model)` by the quantizes that they are codes of.
+
+    Raises:
+        GraphError: They are too many or too few, or no integers.
+    """
+    nodes = tapped_quantizes(model)
+    if len(outputs) != len(nodes):
+        names = ", ".join(node.name for node in nodes)
+        raise GraphError(f"the program returns {len(outputs)} tensors; expected {len(nodes)}: {names}")
+    for node, output in zip(nodes, outputs, strict=True):
+        if output.is_floating_point():
+            raise GraphError(f"the program returns {output.dtype} for {node.name}; its codes stay hidden")
+    found = {node.name: output for node, output in zip(nodes, outputs, strict=True)}
+    for node in reversed(computed_quantizes(model)):
+        copied = copy_of(node)
+        if copied is not None:
+            found[node.name] = found[copied.name]
+    return found
 
 
 class _Keeping(Interpreter):
@@ -264,7 +296,8 @@ def graph_codes(model: GraphModule, codes: Sequence[Tensor]) -> dict[str, Tensor
 def dequantized(quantize_node: Node, codes: Tensor) -> Tensor:
     """Return the float input that a quantize node turns into these codes."""
     operands: tuple[Any, ...] = quantize_node.args[1:]
-    return torch.ops.quantized_decomposed.dequantize_per_tensor.default(codes, *operands)
+    real: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor.default(codes, *operands)
+    return real
 
 
 def leaves(value: Any) -> Iterator[Tensor]:

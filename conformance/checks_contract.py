@@ -1,4 +1,4 @@
-"""C1 to C4: what a quantizer annotates is complete, legal, shared and fused as it may be. Read off the converted graph."""
+"""C1 to C4, read off the converted graph: what is annotated is complete, legal, and shared and fused as it may be."""
 
 from __future__ import annotations
 
@@ -40,15 +40,14 @@ def _subject(bench: Bench) -> list[OpRecord]:
 def claimed_is_quantized(bench: Bench) -> Finding:
     """C1."""
     kernels = bench.kernels
-    problems = []
-    for node in kernels.loose:
-        problems.append(f"{node.name} ({node.target}) computes in float: no quantize takes its result")
+    problems = [
+        f"{node.name} ({node.target}) computes in float: no quantize takes its result" for node in kernels.loose
+    ]
     for kernel in kernels.found:
-        for node in kernel.inputs:
-            problems.append(f"{kernel} reads the float input {node.name}, which nothing quantizes")
-        for node in kernel.parameters:
-            if not _is_bias(kernel, node):
-                problems.append(f"{kernel} reads the float constant {node.name}")
+        problems += [f"{kernel} reads the float input {node.name}, which nothing quantizes" for node in kernel.inputs]
+        problems += [
+            f"{kernel} reads the float constant {node.name}" for node in kernel.parameters if not _is_bias(kernel, node)
+        ]
     chains = {kernel.targets for kernel in kernels.found}
     rows = getattr(bench.quantizer(), "rows", None)
     if rows is not None:
@@ -204,15 +203,15 @@ def shared_qparams_agree(bench: Bench) -> Finding:
     """C3."""
     model = bench.converted
     moving = [kernel for kernel in bench.kernels.found if len(kernel.ops) == 1 and kernel.targets[0] in MOVES]
-    problems = []
+    problems: list[str] = []
     for kernel in moving:
         output = QParams.of(model, kernel.output)
-        for source in kernel.sources:
-            if QParams.of(model, source) != output:
-                problems.append(
-                    f"{kernel}: {source.name} has {_words(QParams.of(model, source))}, the result {_words(output)}; an "
-                    "op that only moves codes has one scale and zero point for all"
-                )
+        problems += [
+            f"{kernel}: {source.name} has {_words(QParams.of(model, source))}, the result {_words(output)}; an op that "
+            "only moves codes has one scale and zero point for all"
+            for source in kernel.sources
+            if QParams.of(model, source) != output
+        ]
     requantized = [kernel for kernel in bench.kernels.found if not kernel.ops]
     problems += [f"{kernel}: a tensor is requantized where nothing is computed" for kernel in requantized]
     numbers = {"moving": len(moving)}
@@ -247,5 +246,3 @@ def fusion_is_sound(bench: Bench) -> Finding:
         loose = ", ".join(node.name for node in bench.kernels.loose)
         return short(Status.UNSUPPORTED, "float", f"left float: {loose}", numbers)
     return passed(numbers)
-
-

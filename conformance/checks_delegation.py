@@ -1,4 +1,4 @@
-"""D1 to D4: the quantized model lowers, loads, runs, on integer kernels alone, whatever the runtime's optimizer does."""
+"""D1 to D4: the quantized model lowers, loads and runs, on integer kernels alone, with the optimizer on or off."""
 
 from __future__ import annotations
 

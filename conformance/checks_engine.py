@@ -1,4 +1,4 @@
-"""E1, E3, E4: annotating is deterministic, the result survives what users do with models, and nothing else is touched."""
+"""E1, E3, E4: annotating is deterministic, the result survives copies and files, and nothing else is touched."""
 
 from __future__ import annotations
 

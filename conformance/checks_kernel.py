@@ -6,13 +6,13 @@ on to the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from quantizer_sdk.backend import Executable
-from quantizer_sdk.conformance.bench import Bench, computed_quantizes, export, leaves, quantize, tap
+from quantizer_sdk.conformance.bench import Bench, export, leaves, named_codes, quantize, tap
 from quantizer_sdk.conformance.comparison import Comparison
 from quantizer_sdk.conformance.emulator import emulate
 from quantizer_sdk.conformance.finding import Finding, failed, passed, short
@@ -152,23 +152,18 @@ def dynamic_batch(bench: Bench) -> Finding:
     except Exception as e:  # noqa: BLE001  # whatever the exporter raises, it is the model's shape that it refuses
         words = str(e).splitlines()[0] if str(e) else type(e).__name__
         return short(Status.UNSUPPORTED, "not exportable", f"torch.export refuses an open batch size: {words}")
-    converted = tap(quantize(model, bench.quantizer(), bench.batches, "generic"))
-    executable = bench.backend.lower(converted, list(bench.batches[0]), dynamic_shapes=dynamic, integer_io=True)
+    converted = quantize(model, bench.quantizer(), bench.batches, "generic")
+    executable = bench.backend.lower(tap(converted), list(bench.batches[0]), dynamic_shapes=dynamic, integer_io=True)
     comparison = Comparison()
     for size in (2, 7, 3):
         codes = [_resized(tensor, size) for tensor in bench.runs[0].codes]
-        found = executable.run(*codes)
-        sites = run_oracle(converted, codes, bench.backend.profile, _named(converted, found)).sites
-        for site, output in zip(sites, found, strict=True):
-            comparison.add(site.node, output, site.requantized, site.kernel_delta)
+        found = named_codes(converted, executable.run(*codes))
+        for site in run_oracle(converted, codes, bench.backend.profile, found).sites:
+            comparison.add(site.node, found[site.node], site.requantized, site.kernel_delta)
     numbers = comparison.numbers()
     if comparison.outside:
         return failed("outside", f"with an open batch size: {comparison}", numbers)
     return passed(numbers)
-
-
-def _named(model: torch.fx.GraphModule, outputs: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    return dict(zip([node.name for node in computed_quantizes(model)], outputs, strict=True))
 
 
 def _resized(codes: Tensor, size: int) -> Tensor:
@@ -208,5 +203,3 @@ def nonfinite(bench: Bench) -> Finding:
     except LoweringError as e:
         return failed("nan", f"the runtime refuses a NaN: {e}", numbers)
     return passed(numbers)
-
-

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from quantizer_sdk.conformance.baseline import baseline_codes
 from quantizer_sdk.conformance.bench import Bench, computed_quantizes, export, graph_codes, leaves, quantize
@@ -95,14 +94,16 @@ def requantizing_changes_nothing(bench: Bench) -> Finding:
         seen += codes.numel()
         if not torch.equal(back, codes):
             differing = int((back != codes).sum())
-            return failed("not idempotent", f"{node.name}: {differing} of {codes.numel()} codes change when requantized")
+            return failed(
+                "not idempotent", f"{node.name}: {differing} of {codes.numel()} codes change when requantized"
+            )
     return passed({"codes": seen})
 
 
 def zero_has_a_code(bench: Bench) -> Finding:
     """R7."""
     zeros = [torch.zeros(shape) for shape in bench.scenario.program.inputs]
-    codes = []
+    codes: list[Tensor] = []
     for node in bench.input_quantizes:
         operands = node.args[1:]
         codes.append(torch.ops.quantized_decomposed.quantize_per_tensor.default(zeros[len(codes)], *operands))
@@ -159,7 +160,7 @@ def _parameter_factor(bench: Bench, place: int) -> float:
             added = name.startswith(_ADDITIVE) and not name.startswith("addmm")
             names = [argument.name for argument in call.target._schema.arguments]
             position = next(i for i, value in enumerate(call.args) if value == Ref("p", place))
-            bias = names[position] in {"bias"} or (name.startswith("addmm") and names[position] == "self")
+            bias = names[position] == "bias" or (name.startswith("addmm") and names[position] == "self")
             return _FACTOR if added or bias else 1.0
     return 1.0
 
@@ -172,7 +173,9 @@ def channels_permute(bench: Bench) -> Finding:
         return _does_not_apply("it has no output channels of its own to permute")
     axes, channels, out_axis = found
     order = torch.arange(channels).roll(1)
-    module = program.module(bench.seed, lambda place, value: value.index_select(axes[place], order) if place in axes else value)
+    module = program.module(
+        bench.seed, lambda place, value: value.index_select(axes[place], order) if place in axes else value
+    )
     other = quantize(export(module, bench.batches[0]), bench.quantizer(), bench.batches, bench.scenario.data)
     (name, *_), (other_name, *_) = (
         [node.name for node in reversed(computed_quantizes(model))] for model in (bench.converted, other)
@@ -204,7 +207,7 @@ def _permutable(program: Program, length: int) -> tuple[dict[int, int], int, int
         return None
     transposed = "transpose" in name or name.startswith("addmm")
     weight = max(range(len(program.parameters)), key=lambda place: len(program.parameters[place]))
-    axes = {place: 0 for place in range(len(program.parameters))} | {weight: 1 if transposed else 0}
+    axes = dict.fromkeys(range(len(program.parameters)), 0) | {weight: 1 if transposed else 0}
     channels = program.parameters[weight][axes[weight]]
     return axes, channels, 1 if name.startswith("conv") else -1
 
@@ -241,5 +244,3 @@ def batch_splits(bench: Bench) -> Finding:
 def _does_not_apply(reason: str) -> Finding:
     """Say that a relation is not one of this op's: nothing to hold, and so nothing that could pass."""
     return replace(passed(), status=Status.UNSUPPORTED, message=f"does not apply: {reason}", signature="not applicable")
-
-

@@ -1,4 +1,4 @@
-"""Codes against the exact ones over many sites and runs: the counts that reports show and statistics that judge them."""
+"""Codes against the exact ones over many sites and runs: the counts that reports show, and statistics on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Comparison:
         if verdict.elements:
             self.delta_max = max(self.delta_max, float(delta.max()))
             # r's fraction is as good as uniform on generic scales: within δ of a half-integer with probability 2δ.
-            inside = (target.r + target.zero_point > target.quant_min) & (target.r + target.zero_point < target.quant_max)
+            inside = (target.r + target.zero_point > target.quant_min) & (
+                target.r + target.zero_point < target.quant_max
+            )
             self.expected_mismatches += float((2 * delta.expand(target.r.shape).clamp(max=0.5))[inside].sum())
         if verdict.worst is not None and (self.worst is None or verdict.max_lsb > self.max_lsb):
             self.worst = (where, verdict.worst)

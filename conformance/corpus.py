@@ -6,6 +6,7 @@ even kernels, groups, ranks, more rows than half the depth.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -51,9 +52,14 @@ def _form(name: str, target: _Overload, inputs: tuple[Any, ...], args: tuple[Any
     return Form(name=name.removeprefix("!"), program=program, edge=name.startswith("!"))
 
 
+def _space(rank: int, *sizes: int) -> tuple[int, ...]:
+    """Return `rank` sizes, by repeating those given."""
+    return (sizes * rank)[:rank]
+
+
 def _convs(target: _Overload, rank: int) -> tuple[Form, ...]:
     """Convolutions of `rank` spatial axes: arguments are stride, padding, dilation and groups."""
-    space = lambda *sizes: (sizes * rank)[:rank]  # noqa: E731
+    space = functools.partial(_space, rank)
 
     def form(name: str, x: Any, w: Any, *, bias: bool = True, s: Any = 1, p: Any = 0, d: Any = 1, g: int = 1) -> Form:
         s, p, d = (value if isinstance(value, tuple) else space(value) for value in (s, p, d))
@@ -82,7 +88,7 @@ def _convs(target: _Overload, rank: int) -> tuple[Form, ...]:
 
 
 def _same_convs(target: _Overload, rank: int) -> tuple[Form, ...]:
-    space = lambda *sizes: (sizes * rank)[:rank]  # noqa: E731
+    space = functools.partial(_space, rank)
     ones = space(1)
 
     def form(name: str, x: Any, w: Any, padding: str) -> Form:
@@ -96,7 +102,7 @@ def _same_convs(target: _Overload, rank: int) -> tuple[Form, ...]:
 
 
 def _transposed(target: _Overload, rank: int) -> tuple[Form, ...]:
-    space = lambda *sizes: (sizes * rank)[:rank]  # noqa: E731
+    space = functools.partial(_space, rank)
 
     def form(name: str, x: Any, w: Any, *, bias: bool = True, s: int = 1, p: int = 0, o: int = 0, g: int = 1) -> Form:
         channels = w[1] * g
@@ -160,13 +166,14 @@ def _matmuls() -> dict[_Overload, tuple[Form, ...]]:
 
 def _binaries(target: _Overload) -> tuple[Form, ...]:
     image = (2, 3, 4, 4)
+    alone = () if "sub" in str(target) else (_form("self", target, ((3, 9),), (X, X)),)
     crossed = () if target._schema.is_mutable else (_form("!row_by_column", target, ((4, 1), (1, 5)), (X, Y)),)
     return (
         _form("4d", target, (image, image), (X, Y)),
         _form("broadcast", target, (image, (1, 3, 1, 1)), (X, Y)),
         _form("1d", target, ((40,), (40,)), (X, Y)),
         _form("parameter", target, (image,), (X, P), (3, 1, 1)),
-        _form("self", target, ((3, 9),), (X, X)),
+        *alone,
         _form("!one_element_side", target, ((5, 7), (1,)), (X, Y)),
         _form("!off_simd", target, ((67,), (67,)), (X, Y)),
         _form("!6d", target, ((1, 2, 1, 3, 2, 2),) * 2, (X, Y)),

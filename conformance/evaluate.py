@@ -128,5 +128,7 @@ def _declared(id_: str, finding: Finding, backend: Backend) -> Finding:
         return finding
     for pattern, reason in backend.profile.unsupported.items():
         if fnmatch.fnmatchcase(id_, pattern):
-            return short(Status.UNSUPPORTED, "declared", f"declared: {reason}; found: {finding.message}", finding.numbers)
+            return short(
+                Status.UNSUPPORTED, "declared", f"declared: {reason}; found: {finding.message}", finding.numbers
+            )
     return finding

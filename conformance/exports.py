@@ -56,7 +56,9 @@ def other_exports_agree(bench: Bench) -> Finding:
     theirs = [str(kernel.targets) for kernel in Kernels.of(other).found]
     numbers = {"kernels": len(ours), "other": len(theirs)}
     if len(ours) != len(theirs):
-        return failed("structure", f"kernels {', '.join(theirs) or 'none'}; exported plainly {', '.join(ours)}", numbers)
+        return failed(
+            "structure", f"kernels {', '.join(theirs) or 'none'}; exported plainly {', '.join(ours)}", numbers
+        )
     with torch.no_grad():
         pairs = zip(leaves(bench.converted(*bench.batches[0])), leaves(other(*bench.batches[0])), strict=True)
         differing = sum(int((a != b).sum()) for a, b in pairs)

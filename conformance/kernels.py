@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-__all__ = ["Kernel", "Kernels", "QParams", "attribute", "is_dequantize", "is_quantize"]
+__all__ = ["Kernel", "Kernels", "QParams", "attribute", "code_range_of", "is_dequantize", "is_quantize"]
 
 _NAMESPACE = "quantized_decomposed"
 
@@ -22,6 +22,15 @@ def is_quantize(node: object) -> bool:
 def is_dequantize(node: object) -> bool:
     """Whether a node is a dequantize of any kind."""
     return isinstance(node, Node) and str(node.target).startswith(f"{_NAMESPACE}.dequantize_per_")
+
+
+def code_range_of(quantize: Node) -> tuple[int, int, torch.dtype]:
+    """Return the smallest and the largest code of a static per-tensor quantize, and their type."""
+    low, high, dtype = quantize.args[3:6]
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    assert isinstance(dtype, torch.dtype)
+    return low, high, dtype
 
 
 def attribute(model: GraphModule, node: Node) -> Any:

@@ -50,7 +50,7 @@ CHECKS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Each check's level and what it states; docs/conformance/ holds the whole of it."""
 
-_ID = re.compile(r"^(L[0-5])\.([CERKDM][0-9])(/[A-Za-z0-9_.,:=+-]+)+$")
+_ID = re.compile(r"(L[0-5])\.([CERKDM][0-9])(/[A-Za-z0-9_.,:=+-]+)+")
 
 
 class Status(enum.Enum):
@@ -92,7 +92,7 @@ class Outcome:
     seconds: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
-        match = _ID.match(self.id)
+        match = _ID.fullmatch(self.id)
         if match is None or match[2] not in CHECKS or CHECKS[match[2]][0] != match[1]:
             message = f"case id {self.id!r}; expected LEVEL.CHECK/subject/..., such as L3.K3/aten.add.Tensor/s8.pt/4d"
             raise InvalidSpecError(message)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quantizer_sdk.errors import InvalidSpecError
 
-__all__ = ["Call", "Program", "ProgramModule", "Ref"]
+__all__ = ["Call", "Program", "ProgramModule", "Ref", "overload_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,10 @@ class Call:
 
     target: torch._ops.OpOverload
     args: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the op's name: overloads cannot be pickled."""
+        return _call_of, (str(self.target), self.args)
 
     def refs(self) -> Iterator[Ref]:
         """Yield the tensors that it reads, in order."""
@@ -147,6 +151,20 @@ class ProgramModule(nn.Module):
         parameters = [getattr(self, f"p{place}") for place in range(len(self.program.parameters))]
         results = self.program._run(list(inputs), parameters, {})
         return results[0] if len(results) == 1 else results
+
+
+def overload_of(name: str) -> torch._ops.OpOverload:
+    """Return the overload of a name such as "aten.add.Tensor"."""
+    found: Any = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, torch._ops.OpOverload):
+        raise InvalidSpecError(f"{name!r} names no op overload; expected one such as 'aten.add.Tensor'")
+    return found
+
+
+def _call_of(name: str, args: tuple[Any, ...]) -> Call:
+    return Call(overload_of(name), args)
 
 
 def _refs(value: Any) -> Iterator[Ref]:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.conformance.kernels import code_range_of
+
 __all__ = ["activation_data", "codes_for", "impose", "magnitude_of"]
 
 _SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
@@ -28,7 +30,7 @@ _SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 def magnitude_of(data: str) -> Callable[[int, Tensor], Tensor] | None:
     """Return what a kind of data makes of each parameter, given its index and normal values; None: nothing."""
     if data == "ends":
-        return lambda place, value: torch.sign(value) * 0.5 if value.dim() > 1 else value
+        return lambda _place, value: torch.sign(value) * 0.5 if value.dim() > 1 else value
     if data == "unequal":
         return _unequal
     return None
@@ -63,11 +65,8 @@ def codes_for(quantize: Node, shape: tuple[int, ...], data: str, seed: int) -> T
         Codes of the node's dtype over its range, both ends and the zero point among them where there is room; near the
         zero point for `extreme_up`, at the ends for `ends`.
     """
-    _, zero_point, low, high, dtype = quantize.args[1:6]
-    assert isinstance(low, int)
-    assert isinstance(high, int)
-    assert isinstance(zero_point, int)
-    assert isinstance(dtype, torch.dtype)
+    low, high, dtype = code_range_of(quantize)
+    zero_point = int(quantize.args[2])  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     if data == "ends":
         return torch.where(torch.rand(shape, generator=generator) < 0.5, low, high).to(dtype)
@@ -91,7 +90,7 @@ def impose(prepared: GraphModule, data: str) -> None:
         for observer, weight in _free_observers(prepared):
             _fix(observer, *_dyadic(observer, weight, 5 if data == "zp_odd" else 4))
     elif data in {"extreme_up", "extreme_down"}:
-        activations = [observer for observer, weight in _free_observers(prepared) if not weight]
+        activations: list[Any] = [observer for observer, weight in _free_observers(prepared) if not weight]
         if len(activations) > 1:
             scale, zero_point = activations[-1].calculate_qparams()
             factor = 2.0**-7 if data == "extreme_up" else 2.0**7
@@ -126,10 +125,7 @@ def _dyadic(observer: Any, weight: bool, offset: int) -> tuple[Tensor, Tensor]:
         return 2.0 ** torch.ceil(torch.log2(scale)), zero_point
     low, high = int(observer.quant_min), int(observer.quant_max)
     least, most = (float(scale) * (end - int(zero_point)) for end in (low, high))
-    if least > -1e-6 * most:
-        zero = low
-    else:
-        zero = (low + high + 1) // 2 + offset
+    zero = low if least > -1e-6 * most else (low + high + 1) // 2 + offset
     reach = max(most / (high - zero), -least / (zero - low) if zero > low else 0.0, 2.0**-20)
     # The range of qparams exceeds that of the data by up to half a step at either end.
     power = 2.0 ** math.ceil(math.log2(reach * (1 - 1 / (high - low))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from quantizer_sdk import Row
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES, Form, subject_of
+from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES, subject_of
 from quantizer_sdk.conformance.outcome import CHECKS
 from quantizer_sdk.conformance.program import Call, Program, Ref
 
@@ -194,9 +194,7 @@ def _sides(base: Scenario, plain: bool) -> Iterator[Scenario]:
     yield replace(base, data="dynamic_batch", checks=("K5",))
 
 
-def _exhaustive(
-    target: torch._ops.OpOverload, feeder: torch._ops.OpOverload | None, scheme: str
-) -> Iterator[Scenario]:
+def _exhaustive(target: torch._ops.OpOverload, feeder: torch._ops.OpOverload | None, scheme: str) -> Iterator[Scenario]:
     """Yield sweeps over all codes of a unary op, and over all pairs of a binary one."""
     if target in MOVES or feeder is not None:
         return

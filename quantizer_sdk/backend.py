@@ -163,8 +163,8 @@ class Backend:
     Attributes:
         name: The name of its entry point.
         quantizer: Returns a fresh quantizer; called without arguments it has the backend's default configuration.
-        configurations: Its other ways to quantize, by the names that case ids give them, such as "s8.pt": each returns a
-            fresh quantizer. The first is looked at most closely; empty, the default configuration is the only one.
+        configurations: Its other ways to quantize, by the names that case ids give them, such as "s8.pt": each returns
+            a fresh quantizer. The first is looked at most closely; empty, the default configuration is the only one.
         runner: Runs models on the backend's kernels; None where there is only a quantizer.
         profile: What the kernels accept and how they round; None where nobody wrote it down.
         peer_quantize: Quantizes an exported model with another quantizer for the same runtime, to compare with.

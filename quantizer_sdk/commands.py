@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from quantizer_sdk.errors import BackendError, NotExportedError, QuantizerError
+from quantizer_sdk.conform_commands import register
+from quantizer_sdk.console import readable_errors
 
 __all__ = ["app"]
 
@@ -25,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-_USAGE = (BackendError, NotExportedError)
+register(app)
+
 _BackendOption = Annotated[str, typer.Option(help="Name of an installed backend.")]
 
 
@@ -59,7 +61,7 @@ def demo(
     ] = None,
 ) -> None:
     """Quantize EfficientNet-Lite0, run it on the backend's kernels, and print what that costs and gains."""
-    with _readable_errors():
+    with readable_errors():
         from quantizer_sdk.backend import find_backend
         from quantizer_sdk.demo.plot import plot_layers, require_matplotlib
         from quantizer_sdk.demo.run import run_demo
@@ -94,7 +96,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what the backend's quantizer would make of each op of a model, and why not; needs no data."""
-    with _readable_errors():
+    with readable_errors():
         from quantizer_sdk import explain as explain_model
         from quantizer_sdk.backend import find_backend
         from quantizer_sdk.exported_file import load_exported
@@ -102,16 +104,6 @@ def explain(
         quantizer = find_backend(backend).quantizer()
         explanation = explain_model(load_exported(path).module(), quantizer=quantizer)
         typer.echo(explanation.to_json() if as_json else str(explanation))
-
-
-@contextlib.contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Turn what a user can mend into its message: exit status 2 for a wrong argument, 1 for the rest."""
-    try:
-        yield
-    except QuantizerError as e:
-        typer.echo(f"error: {e}", err=True)
-        raise typer.Exit(2 if isinstance(e, _USAGE) else 1) from e
 
 
 def _make_folder(path: Path) -> None:

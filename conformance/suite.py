@@ -1,0 +1,89 @@
+"""The cases of a backend, and which of them a run wants."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from quantizer_sdk import Backend
+from quantizer_sdk.conformance.outcome import CHECKS, case_level
+from quantizer_sdk.conformance.probing import probed_rows
+from quantizer_sdk.conformance.report import LEVELS
+from quantizer_sdk.conformance.scenario import Scenario, row_scenarios
+
+__all__ = ["Selection", "scenarios_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which cases a run wants.
+
+    Attributes:
+        level: The highest level.
+        patterns: As `fnmatch` reads them; a case is wanted if one matches. None wants all.
+        ids: Only these, if not None.
+        quick: Only the plainest form of each op on generic data.
+    """
+
+    level: str = LEVELS[-1]
+    patterns: tuple[str, ...] = ()
+    ids: frozenset[str] | None = None
+    quick: bool = False
+
+    def of(self, scenarios: Sequence[Scenario]) -> tuple[Scenario, ...]:
+        """Return the scenarios with those checks that are wanted, without those that have none left."""
+        if self.quick:
+            scenarios = tuple(_plainest(scenarios))
+        wanted = (
+            replace(scenario, checks=tuple(c for c in scenario.checks if self.wants(scenario.case_id(c))))
+            for scenario in scenarios
+        )
+        return tuple(scenario for scenario in wanted if scenario.checks)
+
+    def wants(self, id_: str) -> bool:
+        """Whether a case is wanted."""
+        if LEVELS.index(case_level(id_)) > LEVELS.index(self.level):
+            return False
+        if self.ids is not None and id_ not in self.ids:
+            return False
+        return not self.patterns or any(fnmatch.fnmatchcase(id_, pattern) for pattern in self.patterns)
+
+    def words(self) -> dict[str, str]:
+        """Return it as a report shows it; empty for the whole suite."""
+        found = {}
+        if self.level != LEVELS[-1]:
+            found["level"] = self.level
+        if self.patterns:
+            found["select"] = " ".join(self.patterns)
+        if self.ids is not None:
+            found["since"] = f"{len(self.ids)} cases"
+        if self.quick:
+            found["quick"] = "yes"
+        return found
+
+
+def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
+    """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus."""
+    rows = getattr(backend.quantizer(), "rows", None)
+    if not rows:
+        rows = probed_rows(backend)
+    return row_scenarios(rows, tuple(backend.schemes()), _unanswerable(backend))
+
+
+def _unanswerable(backend: Backend) -> frozenset[str]:
+    """Return the checks that nothing can answer: of kernels without a runner, of an optimizer without a choice."""
+    if backend.runner is None:
+        return frozenset(check for check, (level, _) in CHECKS.items() if level in {"L3", "L4", "L5"})
+    axes: Collection[str] = {variant.axis for variant in backend.runner.variants}
+    return frozenset() if "optimizer" in axes else frozenset({"D3"})
+
+
+def _plainest(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
+    """Yield the first scenario of each op that stands alone, without what takes long for its data."""
+    seen: set[str] = set()
+    for scenario in scenarios:
+        head = scenario.subject.split("+")[0]
+        if head not in seen and scenario.length == 1 and scenario.data == "generic":
+            seen.add(head)
+            yield replace(scenario, checks=tuple(check for check in scenario.checks if check != "D4"))
