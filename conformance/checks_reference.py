@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from quantizer_sdk.conformance.baseline import baseline_codes
 from quantizer_sdk.conformance.bench import Bench, computed_quantizes, export, graph_codes, leaves, quantize

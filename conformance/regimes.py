@@ -66,7 +66,8 @@ def codes_for(quantize: Node, shape: tuple[int, ...], data: str, seed: int) -> T
         zero point for `extreme_up`, at the ends for `ends`.
     """
     low, high, dtype = code_range_of(quantize)
-    zero_point = int(quantize.args[2])  # type: ignore[call-overload]
+    zero_point = quantize.args[2]
+    assert isinstance(zero_point, int)
     generator = torch.Generator().manual_seed(seed)
     if data == "ends":
         return torch.where(torch.rand(shape, generator=generator) < 0.5, low, high).to(dtype)
