@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -15,7 +14,7 @@ from quantizer_sdk.conformance.comparison import Comparison
 from quantizer_sdk.conformance.finding import Finding, failed, passed, short
 from quantizer_sdk.conformance.kernels import QParams, is_quantize
 from quantizer_sdk.conformance.outcome import Status
-from quantizer_sdk.conformance.program import Program, Ref
+from quantizer_sdk.conformance.relations import batch_size, grows_with_inputs, output_channels, parameter_power
 
 __all__ = [
     "batch_splits",
@@ -27,12 +26,9 @@ __all__ = [
     "zero_has_a_code",
 ]
 
-aten = torch.ops.aten
 _DEFICIT_DB = 3.0
 _BATCHES = 6
 _FACTOR = 4.0
-_ADDITIVE = ("add", "sub")
-_LINEAR = ("conv", "linear", "addmm", "mm", "matmul", "add", "sub", "mul", "mean", "adaptive_avg_pool2d")
 
 
 def graph_is_exact(bench: Bench) -> Finding:
@@ -106,10 +102,10 @@ def zero_has_a_code(bench: Bench) -> Finding:
     zeros = [torch.zeros(shape) for shape in bench.scenario.program.inputs]
     codes: list[Tensor] = []
     for node in bench.input_quantizes:
-        operands = node.args[1:]
-        codes.append(torch.ops.quantized_decomposed.quantize_per_tensor.default(zeros[len(codes)], *operands))
-        if not bool((codes[-1] == operands[1]).all()):
-            return failed("zero moved", f"{node.name}: 0.0 becomes {int(codes[-1].flatten()[0])}, not {operands[1]}")
+        zero_point = int(str(node.args[2]))
+        codes.append(torch.ops.quantized_decomposed.quantize_per_tensor.default(zeros[len(codes)], *node.args[1:]))
+        if bool((codes[-1].to(torch.int64) - zero_point).any()):
+            return failed("zero moved", f"{node.name}: 0.0 becomes {int(codes[-1].flatten()[0])}, not {zero_point}")
     for node in computed_quantizes(bench.converted):
         qparams = QParams.of(bench.converted, node)
         if qparams is not None and not qparams.quant_min <= qparams.zero_points[0] <= qparams.quant_max:
@@ -119,9 +115,11 @@ def zero_has_a_code(bench: Bench) -> Finding:
 
 def scales_with_its_inputs(bench: Bench) -> Finding:
     """R4."""
-    if not all(_is_homogeneous(target) for target in _targets(bench)):
+    if not grows_with_inputs(bench.scenario.program):
         return _does_not_apply("its result does not grow with its inputs")
-    scaled = bench.scenario.program.module(bench.seed, lambda place, value: value * _parameter_factor(bench, place))
+    scaled = bench.scenario.program.module(
+        bench.seed, lambda place, value: value * _FACTOR ** parameter_power(bench.scenario.program, place)
+    )
     batches = [tuple(tensor * _FACTOR for tensor in batch) for batch in bench.batches]
     other = quantize(export(scaled, batches[0]), bench.quantizer(), batches, bench.scenario.data)
     names = [node.name for node in computed_quantizes(bench.converted)]
@@ -140,36 +138,10 @@ def scales_with_its_inputs(bench: Bench) -> Finding:
     return passed(numbers)
 
 
-def _targets(bench: Bench) -> Iterator[torch._ops.OpOverload]:
-    return (call.target for call in bench.scenario.program.calls)
-
-
-def _is_homogeneous(target: torch._ops.OpOverload) -> bool:
-    from quantizer_sdk.conformance.corpus import MOVES
-
-    relu = target in {aten.relu.default, aten.relu_.default}
-    return relu or target in MOVES or str(target).removeprefix("aten.").startswith(_LINEAR)
-
-
-def _parameter_factor(bench: Bench, place: int) -> float:
-    """Return by what a parameter grows: what is added grows with the inputs, what multiplies them stays."""
-    for call in bench.scenario.program.calls:
-        if Ref("p", place) in call.refs():
-            name = str(call.target).removeprefix("aten.")
-            if name.startswith("mul"):
-                return 1.0
-            added = name.startswith(_ADDITIVE) and not name.startswith("addmm")
-            names = [argument.name for argument in call.target._schema.arguments]
-            position = next(i for i, value in enumerate(call.args) if value == Ref("p", place))
-            bias = names[position] == "bias" or (name.startswith("addmm") and names[position] == "self")
-            return _FACTOR if added or bias else 1.0
-    return 1.0
-
-
 def channels_permute(bench: Bench) -> Finding:
     """R5."""
     program = bench.scenario.program
-    found = _permutable(program, bench.scenario.length)
+    found = output_channels(program, bench.scenario.length)
     if found is None:
         return _does_not_apply("it has no output channels of its own to permute")
     axes, channels, out_axis = found
@@ -196,28 +168,9 @@ def channels_permute(bench: Bench) -> Finding:
     return passed(numbers)
 
 
-def _permutable(program: Program, length: int) -> tuple[dict[int, int], int, int] | None:
-    """Return the axis of output channels of each parameter, their number, and the result's axis."""
-    call = program.calls[-length]
-    name = str(call.target).removeprefix("aten.")
-    if len(program.calls) != length or not program.parameters or not name.startswith(("conv", "linear", "addmm")):
-        return None
-    if len(program.calls) > 1 and any(len(list(call.refs())) > 1 for call in program.calls[1:]):
-        return None
-    if name.startswith("conv") and call.args[-2 if "transpose" in name else -1] != 1:
-        return None
-    transposed = "transpose" in name or name.startswith("addmm")
-    weight = max(range(len(program.parameters)), key=lambda place: len(program.parameters[place]))
-    axes = dict.fromkeys(range(len(program.parameters)), 0) | {weight: 1 if transposed else 0}
-    channels = program.parameters[weight][axes[weight]]
-    return axes, channels, 1 if name.startswith("conv") else -1
-
-
 def batch_splits(bench: Bench) -> Finding:
     """R6."""
-    inputs = bench.scenario.program.inputs
-    sizes = {shape[0] for shape in inputs if shape}
-    if len(sizes) != 1 or min(sizes) < 2 or len(inputs) != len([shape for shape in inputs if shape]):
+    if batch_size(bench.scenario.program) is None:
         return _does_not_apply("its inputs have no common batch axis of size 2 or more")
     first = tuple(tensor[:1] for tensor in bench.batches[0])
     try:

@@ -8,7 +8,14 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 
 from quantizer_sdk import Backend
-from quantizer_sdk.conformance import checks_contract, checks_delegation, checks_engine, checks_kernel, checks_reference
+from quantizer_sdk.conformance import (
+    checks_contract,
+    checks_delegation,
+    checks_engine,
+    checks_kernel,
+    checks_models,
+    checks_reference,
+)
 from quantizer_sdk.conformance.bench import Bench
 from quantizer_sdk.conformance.exports import other_exports_agree
 from quantizer_sdk.conformance.finding import Finding, failed, short
@@ -53,6 +60,7 @@ _CHECKS: Mapping[str, Callable[[Bench], Finding]] = {
     "D2": checks_delegation.only_integers,
     "D3": checks_delegation.optimizer_changes_nothing,
     "D4": checks_delegation.latency,
+    "M1": checks_models.model_holds,
 }
 
 
@@ -70,7 +78,7 @@ def evaluate(scenario: Scenario, backend: Backend, checks: Collection[str], seed
     outcomes = []
     for place, check in enumerate(check for check in scenario.checks if check in checks):
         start = time.perf_counter()
-        if place == 0:
+        if place == 0 and not scenario.subject.startswith("model."):
             refused = _refusal(bench)
         finding = _refused(refused) if refused is not None else _found(bench, check)
         finding = _declared(scenario.case_id(check), finding, backend)

@@ -7,6 +7,7 @@
 - unequal: each output channel on a scale of its own, over three decades.
 - extreme_up, extreme_down: the output's scale so small that the requantization ratio is above 1, or so large that the
   result has few codes.
+- min_max: every activation's range is all that was seen, however its observer would choose: the plain quantizer.
 - nonfinite: the float inputs hold infinities and NaN.
 """
 
@@ -90,6 +91,10 @@ def impose(prepared: GraphModule, data: str) -> None:
     if data in {"zp_odd", "zp_even"}:
         for observer, weight in _free_observers(prepared):
             _fix(observer, *_dyadic(observer, weight, 5 if data == "zp_odd" else 4))
+    elif data == "min_max":
+        for observer, weight in _free_observers(prepared):
+            if not weight:
+                _fix(observer, *_whole_range(observer))
     elif data in {"extreme_up", "extreme_down"}:
         activations: list[Any] = [observer for observer, weight in _free_observers(prepared) if not weight]
         if len(activations) > 1:
@@ -108,6 +113,18 @@ def _free_observers(prepared: GraphModule) -> list[tuple[nn.Module, bool]]:
         if module is not None and free and callable(getattr(module, "calculate_qparams", None)):
             found.setdefault(module, node.all_input_nodes[0].op == "get_attr")
     return list(found.items())
+
+
+def _whole_range(observer: Any) -> tuple[Tensor, Tensor]:
+    """Return the affine qparams that cover all that an observer saw."""
+    scale, zero_point = observer.calculate_qparams()
+    if observer.qscheme in _SYMMETRIC:
+        return scale, zero_point
+    low, high = observer.min_val.clamp(max=0.0), observer.max_val.clamp(min=0.0)
+    steps = int(observer.quant_max) - int(observer.quant_min)
+    whole = ((high - low) / steps).clamp(min=2.0**-23).reshape(scale.shape)
+    zero = (int(observer.quant_min) - torch.round(low.reshape(scale.shape) / whole)).to(zero_point.dtype)
+    return whole.to(scale.dtype), zero.clamp(int(observer.quant_min), int(observer.quant_max))
 
 
 def _fix(observer: Any, scale: Tensor, zero_point: Tensor) -> None:

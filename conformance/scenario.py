@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from quantizer_sdk import Row
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES, subject_of
+from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES, Form, subject_of
 from quantizer_sdk.conformance.outcome import CHECKS
 from quantizer_sdk.conformance.program import Call, Program, Ref
+from quantizer_sdk.conformance.relations import batch_size, grows_with_inputs, output_channels
 
 __all__ = ["Scenario", "row_scenarios"]
 
@@ -90,23 +91,77 @@ def row_scenarios(
     feeder = _feeder(rows)
     seen: dict[str, Scenario] = {}
     for row in rows:
-        for chain in _chains(row):
-            for scenario in _family(chain, feeder if row.share or _mutates(chain[0]) else None, schemes):
-                checks = tuple(check for check in scenario.checks if check not in without)
+        for chain, principal in _chains(row):
+            fed_by = feeder if row.share or _mutates(chain[0]) else None
+            for scenario in _family(chain, fed_by, schemes) if principal else _alias(chain, fed_by, schemes[0]):
+                checks = tuple(c for c in scenario.checks if c not in without and _applies(c, scenario))
                 if checks:
                     kept = replace(scenario, checks=checks)
                     seen.setdefault(kept.case_ids()[0], kept)
     return tuple(seen.values())
 
 
-def _chains(row: Row) -> Iterator[tuple[torch._ops.OpOverload, ...]]:
-    """Yield every chain of overloads that a row matches, as far as the suite knows how to call them."""
+def _applies(check: str, scenario: Scenario) -> bool:
+    """Whether there is anything that a check could look at: some relations are not those of every graph."""
+    program = scenario.program
+    if check == "R4":
+        return grows_with_inputs(program)
+    if check == "R5":
+        return output_channels(program, scenario.length) is not None
+    if check == "R6" or scenario.data in {"dynamic", "dynamic_batch"}:
+        return batch_size(program) is not None
+    return True
+
+
+def _chains(row: Row) -> Iterator[tuple[tuple[torch._ops.OpOverload, ...], bool]]:
+    """Yield every chain of overloads that a row matches, as far as the suite knows how to call them.
+
+    With each comes whether it is a principal one: others only call the same kernel by another name, as ops that change
+    their operand do, and a second name for the same activation.
+    """
     heads = sorted((t for t in row.steps[0].targets if t in FORMS), key=_rank)
-    chains: list[tuple[torch._ops.OpOverload, ...]] = [(head,) for head in heads]
+    chains = [((head,), not _mutates(head)) for head in heads]
     for step in row.steps[1:]:
         tails = sorted((t for t in step.targets if t in FOLLOWERS), key=_rank)
-        chains = [(*chain, tail) for chain in chains for tail in tails]
+        chains = [
+            ((*chain, tail), principal and (place == 0 or not _is_clamp(tail)))
+            for chain, principal in chains
+            for place, tail in enumerate(tails)
+        ]
     yield from chains
+
+
+def _is_clamp(target: torch._ops.OpOverload) -> bool:
+    return len(FORMS.get(target, ())) > 0 and len(list(FORMS[target][0].program.calls[0].refs())) == 1
+
+
+def _alias(
+    chain: tuple[torch._ops.OpOverload, ...], feeder: torch._ops.OpOverload | None, scheme: str
+) -> Iterator[Scenario]:
+    """Yield the one scenario of a chain that computes what another does."""
+    program = _program(FORMS[chain[0]][0], chain, feeder)
+    if program is not None:
+        yield Scenario(
+            subject=subject_of(chain),
+            scheme=scheme,
+            data="generic",
+            shape=FORMS[chain[0]][0].name,
+            program=program,
+            length=len(chain),
+            checks=_PLAIN,
+        )
+
+
+def _program(
+    form: Form, chain: tuple[torch._ops.OpOverload, ...], feeder: torch._ops.OpOverload | None
+) -> Program | None:
+    """Put the feeder before a form and the rest of the chain behind it; None where the chain does not fit its shape."""
+    program = _fed(form.program, feeder)
+    for target in chain[1:]:
+        if program is None:
+            return None
+        program = FOLLOWERS[target](program)
+    return program
 
 
 def _rank(target: torch._ops.OpOverload) -> tuple[bool, str]:
@@ -128,17 +183,13 @@ def _family(
     chain: tuple[torch._ops.OpOverload, ...], feeder: torch._ops.OpOverload | None, schemes: Sequence[str]
 ) -> Iterator[Scenario]:
     """Yield the scenarios of one chain of ops."""
-    plain = not any(_mutates(target) for target in chain)
-    forms = FORMS[chain[0]] if plain else FORMS[chain[0]][:1]
+    forms = FORMS[chain[0]]
     if len(chain) > 1:
         usual = [form for form in forms if not form.edge][:3]
         forms = (*usual, *[form for form in forms if form.edge][:2])
     first = True
     for form in forms:
-        program = _fed(form.program, feeder)
-        for target in chain[1:]:
-            following = FOLLOWERS[target](program) if program is not None else None
-            program = following
+        program = _program(form, chain, feeder)
         if program is None:
             continue
         base = Scenario(
@@ -148,27 +199,27 @@ def _family(
             shape=form.name,
             program=program,
             length=len(chain),
-            checks=_EDGE if form.edge else _FULL if first and plain else _PLAIN,
+            checks=_EDGE if form.edge else _FULL if first else _PLAIN,
         )
         yield base
         if first:
-            yield from _sides(base, plain)
+            yield from _sides(base)
         elif not form.edge:
             yield replace(base, data="zp_odd", checks=_TIES)
-        if _has_weights(chain) and plain and not form.edge:
+        if _has_weights(chain) and not form.edge:
             for scheme in schemes[1:]:
                 yield replace(base, scheme=scheme, checks=_PLAIN)
                 if first:
                     yield replace(base, scheme=scheme, data="zp_odd", checks=_TIES)
         first = False
-    if plain and len(chain) == 1:
+    if len(chain) == 1:
         yield from _exhaustive(chain[0], feeder, schemes[0])
 
 
-def _sides(base: Scenario, plain: bool) -> Iterator[Scenario]:
+def _sides(base: Scenario) -> Iterator[Scenario]:
     """Yield the further scenarios of a family's plainest form."""
     yield replace(base, data="zp_odd", checks=_TIES)
-    if not plain or (base.length > 1 and base.targets[-1] is not aten.relu.default):
+    if base.length > 1 and base.targets[-1] is not aten.relu.default:
         return  # fused with another clamp it is the same kernel
     yield replace(base, data="zp_even", checks=_TIES)
     yield from (replace(base, data=kind, checks=("C5",)) for kind in MALFORMED)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from quantizer_sdk import Backend
+from quantizer_sdk.conformance.models import model_scenarios
 from quantizer_sdk.conformance.outcome import CHECKS, case_level
 from quantizer_sdk.conformance.probing import probed_rows
 from quantizer_sdk.conformance.report import LEVELS
@@ -68,13 +69,14 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
         rows = probed_rows(backend)
-    return row_scenarios(rows, tuple(backend.schemes()), _unanswerable(backend))
+    schemes = tuple(backend.schemes())
+    return (*row_scenarios(rows, schemes, _unanswerable(backend)), *model_scenarios(rows, schemes))
 
 
 def _unanswerable(backend: Backend) -> frozenset[str]:
     """Return the checks that nothing can answer: of kernels without a runner, of an optimizer without a choice."""
     if backend.runner is None:
-        return frozenset(check for check, (level, _) in CHECKS.items() if level in {"L3", "L4", "L5"})
+        return frozenset(check for check, (level, _) in CHECKS.items() if level in {"L3", "L4"})
     axes: Collection[str] = {variant.axis for variant in backend.runner.variants}
     return frozenset() if "optimizer" in axes else frozenset({"D3"})
 
