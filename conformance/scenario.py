@@ -120,7 +120,7 @@ def _chains(row: Row) -> Iterator[tuple[tuple[torch._ops.OpOverload, ...], bool]
     their operand do, and a second name for the same activation.
     """
     heads = sorted((t for t in row.steps[0].targets if t in FORMS), key=_rank)
-    chains = [((head,), not _mutates(head)) for head in heads]
+    chains: list[tuple[tuple[torch._ops.OpOverload, ...], bool]] = [((head,), not _mutates(head)) for head in heads]
     for step in row.steps[1:]:
         tails = sorted((t for t in step.targets if t in FOLLOWERS), key=_rank)
         chains = [

@@ -1,4 +1,4 @@
-"""The command line: `quantizer-sdk demo`, `quantizer-sdk explain`."""
+"""The command line: `quantizer-sdk demo`, `explain`, `conform`, `new-backend`, ..."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from quantizer_sdk.conform_commands import register
+from quantizer_sdk import conform_commands, scaffold_commands
 from quantizer_sdk.console import readable_errors
 
 __all__ = ["app"]
@@ -26,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-register(app)
+conform_commands.register(app)
+scaffold_commands.register(app)
 
 _BackendOption = Annotated[str, typer.Option(help="Name of an installed backend.")]
 

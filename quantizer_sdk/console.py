@@ -13,12 +13,13 @@ from quantizer_sdk.errors import (
     NotExportedError,
     QuantizerError,
     ReportError,
+    ScaffoldError,
     WaiverError,
 )
 
 __all__ = ["readable_errors"]
 
-_USAGE = (BackendError, NotExportedError, InvalidSpecError, ReportError, WaiverError)
+_USAGE = (BackendError, NotExportedError, InvalidSpecError, ReportError, ScaffoldError, WaiverError)
 
 
 @contextlib.contextmanager

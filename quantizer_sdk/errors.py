@@ -20,6 +20,7 @@ __all__ = [
     "QuantizerError",
     "ReportError",
     "RuleError",
+    "ScaffoldError",
     "SharingError",
     "UncalibratedError",
     "UnsupportedError",
@@ -101,6 +102,10 @@ class ReportError(QuantizerError, ValueError):
 
 class WaiverError(QuantizerError, ValueError):
     """A waiver file that cannot be read; names the entry, the field and what it may hold."""
+
+
+class ScaffoldError(QuantizerError, ValueError):
+    """The package of a new backend cannot be written: its name is none or is taken, or its folder is there."""
 
 
 class BackendError(QuantizerError, LookupError):

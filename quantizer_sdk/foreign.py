@@ -2,7 +2,7 @@
 
 Quantizers written against torchao, or against torch.ao before it, leave objects of those libraries on the nodes. They
 have the fields of PT2E under the names of PT2E, so the engine's own specs are made of those fields; no other library is
-imported, and the graph stays as the quantizer left it.
+imported. The graph stays as the quantizer left it, for its `validate` and its callback look for objects of its own.
 """
 
 from __future__ import annotations

@@ -239,6 +239,8 @@ def test_a_weight_used_in_both_branches_and_outside(export):
     assert close(converted(X), model(X))
     assert close(converted(-X), model(-X))
     assert not any(value.dtype == torch.float32 and value.dim() == 2 for value in converted.state_dict().values())
+    again = torch.export.export(converted, (X,)).module()  # refuses a float bias that a call is given twice
+    assert torch.equal(again(X), converted(X))
 
 
 def test_a_forward_under_no_grad_is_quantized_whole(export):

@@ -7,6 +7,7 @@ node in the very graph that uses it, so that every pass treats a weight in a bra
 
 from __future__ import annotations
 
+import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.constants import Constants
@@ -70,21 +71,18 @@ def lift_constants(model: GraphModule) -> None:
 
 def _lift(model: GraphModule, constants: Constants, call: Node, form: ControlFlow) -> None:
     graphs, closure = _graphs(model, call, form), form.closure_of(call)
-    for graph in graphs:
+    lifted: dict[torch.Tensor, list[Node]] = {}  # its placeholder in each graph; torch.export takes no operand twice
+    for position, graph in enumerate(graphs):
         inside = Constants(graph)
-        places: dict[str, Node] = {}
         for node in list(graph.graph.nodes):
             if node.op != "get_attr" or not inside.is_tensor(node):
                 continue
-            target = str(node.target)
-            if target not in places:
+            tensor, target = inside.read(node), str(node.target)
+            if tensor not in lifted:
                 with model.graph.inserting_before(call):
-                    closure.append(constants.add(target, inside.read(node), like=node))
-                for other in graphs:
-                    place = _add_placeholder(other, target, node)
-                    if other is graph:
-                        places[target] = place
-            node.replace_all_uses_with(places[target])
+                    closure.append(constants.add(target, tensor, like=node))
+                lifted[tensor] = [_add_placeholder(other, target, node) for other in graphs]
+            node.replace_all_uses_with(lifted[tensor][position])
             inside.release(node)
     form.set_closure(call, closure)
 

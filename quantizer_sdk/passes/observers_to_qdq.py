@@ -108,14 +108,14 @@ def _observe_constants(
 def _calibrated(observer: nn.Module) -> bool:
     """Whether an observer has seen data.
 
-    Those of other libraries keep it in `min_val`, empty or infinite till then; their fake quantizers hold an observer.
+    Those of other libraries keep it in `min_val`, empty or +infinity till then; their fake quantizers hold an observer.
     """
     known = getattr(observer, "calibrated", None)
     if known is not None:
         return bool(known)
     observer = getattr(observer, "activation_post_process", observer)
     low = getattr(observer, "min_val", None)
-    return low is None or (low.numel() > 0 and bool(torch.isfinite(low).all()))
+    return low is None or (low.numel() > 0 and bool((low != math.inf).all()))  # NaN is data, though no good
 
 
 def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> None:

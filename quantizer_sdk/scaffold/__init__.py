@@ -1,0 +1,1 @@
+"""The package that a new backend starts from."""
