@@ -49,6 +49,7 @@ class Scenario:
         checks: What is looked at.
         channels_last: Whether inputs of rank 4 are laid out channels last.
         exhaustive: Whether the inputs take every code, or pair of codes, once.
+        row: The row of the table that the subject's ops are enumerated from; "" for what no single row describes.
     """
 
     subject: str
@@ -60,6 +61,7 @@ class Scenario:
     checks: tuple[str, ...]
     channels_last: bool = False
     exhaustive: bool = False
+    row: str = ""
 
     def case_id(self, check: str) -> str:
         """Return the id of one of its cases."""
@@ -96,7 +98,7 @@ def row_scenarios(
             for scenario in _family(chain, fed_by, schemes) if principal else _alias(chain, fed_by, schemes[0]):
                 checks = tuple(c for c in scenario.checks if c not in without and _applies(c, scenario))
                 if checks:
-                    kept = replace(scenario, checks=checks)
+                    kept = replace(scenario, checks=checks, row=row.name)
                     seen.setdefault(kept.case_ids()[0], kept)
     return tuple(seen.values())
 
