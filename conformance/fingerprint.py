@@ -10,43 +10,32 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.conformance.kernels import attribute
 
-__all__ = ["fingerprint", "structure"]
+__all__ = ["fingerprint"]
 
 
 def fingerprint(model: GraphModule) -> str:
     """Return a digest of what a graph computes: ops, arguments, qparams and constants, from its outputs backwards."""
-    return _digest(model, constants=True)
-
-
-def structure(model: GraphModule) -> str:
-    """Return a digest of ops and their arguments alone: numbers that data decides are left out."""
-    return _digest(model, constants=False)
-
-
-def _digest(model: GraphModule, *, constants: bool) -> str:
     places = {node: place for place, node in enumerate(model.graph.find_nodes(op="placeholder", sort=True))}
     found: dict[Node, str] = {}
     for node in model.graph.nodes:
         if node.op == "placeholder":
             found[node] = f"input {places[node]}"
         elif node.op == "get_attr":
-            found[node] = _constant(attribute(model, node)) if constants else "constant"
+            found[node] = _constant(attribute(model, node))
         else:
-            text = f"{node.target}({_words(node.args, found, constants)};{_words(node.kwargs, found, constants)})"
+            text = f"{node.target}({_words(node.args, found)};{_words(node.kwargs, found)})"
             found[node] = hashlib.sha256(text.encode()).hexdigest()
     (output,) = model.graph.find_nodes(op="output")
     return found[output]
 
 
-def _words(value: Any, found: dict[Node, str], constants: bool) -> str:
+def _words(value: Any, found: dict[Node, str]) -> str:
     if isinstance(value, Node):
         return found[value]
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(_words(element, found, constants) for element in value)}]"
+        return f"[{', '.join(_words(element, found) for element in value)}]"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_words(element, found, constants)}" for key, element in sorted(value.items()))
-    if isinstance(value, float) and not constants:
-        return "number"
+        return ", ".join(f"{key}={_words(element, found)}" for key, element in sorted(value.items()))
     return repr(value)
 
 
