@@ -148,12 +148,16 @@ class Runner:
         lower: Turns a model into a program.
         variants: Other ways of running it.
         environment: Tells what a report should know of this machine's runtime: versions, instruction sets.
+        script: Python source of a function `run(model, inputs)` that runs a `torch.nn.Module` of `quantized_decomposed`
+            operators on integer tensors and returns a tuple, by public packages alone; scripts that reproduce a defect
+            hold it. It may define `floats(model, inputs)` too, which names what computes in float.
     """
 
     name: str
     lower: Lower
     variants: tuple[Variant, ...] = ()
     environment: Callable[[], Mapping[str, str]] | None = None
+    script: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

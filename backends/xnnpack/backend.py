@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from collections.abc import Mapping
 
 from quantizer_sdk import Backend, QuantizationConfig
 from quantizer_sdk.backend import Runner
+from quantizer_sdk.backends.xnnpack import public_run
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
 from quantizer_sdk.backends.xnnpack.lowering import lower
 from quantizer_sdk.backends.xnnpack.peer import quantize_with_peer
@@ -33,7 +35,9 @@ def _environment() -> Mapping[str, str]:
 BACKEND = Backend(
     name="xnnpack",
     quantizer=_quantizer,
-    runner=Runner(name="ExecuTorch XNNPACK", lower=lower, environment=_environment),
+    runner=Runner(
+        name="ExecuTorch XNNPACK", lower=lower, environment=_environment, script=inspect.getsource(public_run)
+    ),
     profile=PROFILE,
     peer_quantize=quantize_with_peer,
     configurations={"s8.pc": _quantizer, "s8.pt": _per_tensor},

@@ -10,8 +10,7 @@ import torch
 import torch.ao.quantization.fx._decomposed
 from torch import nn
 
-from quantizer_sdk.backend import Executable
-from quantizer_sdk.backends.xnnpack.integer_io import strip_boundary
+from quantizer_sdk.backend import Executable, strip_boundary
 from quantizer_sdk.backends.xnnpack.lowering import lower
 from quantizer_sdk.backends.xnnpack.payload import _kernels, decode_kernels
 from quantizer_sdk.backends.xnnpack.runtime import _call_runtime
@@ -394,7 +393,7 @@ def test_first_use_is_quiet_leaves_logging_alone_and_imports_executorch_only_the
     script = """
         import logging, sys, warnings
         import torch
-        from quantizer_sdk.backends.xnnpack import integer_io, lowering, payload, runtime
+        from quantizer_sdk.backends.xnnpack import lowering, payload, runtime
         assert not any(name.split(".")[0] in ("executorch", "torchao") for name in sys.modules)
         x = torch.zeros(1, 4)
         with warnings.catch_warnings():

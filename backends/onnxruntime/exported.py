@@ -1,0 +1,93 @@
+"""The graph that is translated: an exported program without in-place ops, its constants at hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers quantized_decomposed, which has no public home
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Graph, GraphModule, Node
+
+from quantizer_sdk.errors import LoweringError
+
+__all__ = ["ExportedGraph", "arguments", "export_graph"]
+
+_CONSTANTS = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedGraph:
+    """A graph of functional aten and `quantized_decomposed` ops, which passes change in place.
+
+    Attributes:
+        graph: Its placeholders are `constants` and `inputs`; each node has its value's shape and dtype in its meta.
+        constants: The value of each placeholder that stands for a tensor of the model.
+        inputs: The placeholders that the user feeds, in order.
+    """
+
+    graph: Graph
+    constants: dict[Node, torch.Tensor]
+    inputs: tuple[Node, ...]
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """What the graph returns, flat and in order: nodes, or the Python values that the model returns."""
+        (output,) = self.graph.find_nodes(op="output")
+        return tuple(output.args[0])
+
+    def add_constant(self, name: str, value: torch.Tensor) -> Node:
+        """Add a placeholder for a tensor, in front of all else."""
+        with self.graph.inserting_before(next(iter(self.graph.nodes))):
+            node = self.graph.placeholder(name)
+        node.meta["val"] = value
+        self.constants[node] = value
+        return node
+
+
+def export_graph(model: GraphModule, example_inputs: Sequence[torch.Tensor], dynamic_shapes: Any) -> ExportedGraph:
+    """Export a module once more, which notes the shape of every value, and make it functional where it is not.
+
+    Args:
+        model: A module of an exported program without input guards.
+        example_inputs: One tensor an input.
+        dynamic_shapes: As `torch.export.export` takes it.
+
+    Raises:
+        LoweringError: The model changes its buffers or inputs.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, over how it copies the graph's calling convention
+        program = torch.export.export(model, tuple(example_inputs), dynamic_shapes=dynamic_shapes, strict=False)
+        if any(_writes(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})  # no decompositions: this makes in-place ops functional
+    for output in program.graph_signature.output_specs:
+        if output.kind is not OutputKind.USER_OUTPUT:
+            message = f"the model changes {output.target or output.arg} as it runs; an ONNX graph keeps no state"
+            raise LoweringError(message)
+    values = {}
+    for item in program.graph_signature.input_specs:
+        if item.kind in _CONSTANTS:
+            source = program.constants if item.target in program.constants else program.state_dict
+            values[item.arg.name] = source[str(item.target)].detach()
+    placeholders = program.graph.find_nodes(op="placeholder")
+    return ExportedGraph(
+        graph=program.graph,
+        constants={node: values[node.name] for node in placeholders if node.name in values},
+        inputs=tuple(node for node in placeholders if node.name not in values),
+    )
+
+
+def _writes(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """Return a call's arguments by the names in its op's schema, defaults included."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments  # fx offers no public way to an operator's argument names
+    found = {item.name: item.default_value for item in schema if item.has_default_value()}
+    return {**found, **dict(zip((item.name for item in schema), node.args, strict=False)), **node.kwargs}

@@ -1,0 +1,109 @@
+"""Exact rewrites of a converted graph into the forms that ONNX Runtime turns into integer kernels.
+
+Each moves what stands between a computation and its quantize behind the quantize, where it works on codes.
+Requires a functional graph with shapes. Ensures that the graph gives the same codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from quantizer_sdk.backends.onnxruntime.exported import arguments
+
+__all__ = ["clamp_codes", "drop_axes_of_codes", "flatten_codes", "reshape_target"]
+
+aten = torch.ops.aten
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_BOUNDED: dict[Any, tuple[int, int | None]] = {aten.relu.default: (0, None), aten.relu6.default: (0, 6)}
+_BOUND_NAMES: dict[Any, tuple[str, str]] = {
+    aten.hardtanh.default: ("min_val", "max_val"),
+    **dict.fromkeys((aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default), ("min", "max")),
+}
+
+
+def clamp_codes(graph: Graph) -> None:
+    """Clamp the codes instead of the value: rounding is monotone, so that both give the same.
+
+    The range of the quantize then ends at the codes of the clamp's bounds. A clamp of a dequantized value stays, for
+    nothing computes between the two that a kernel could be made of.
+    """
+    for quantize in graph.find_nodes(op="call_function", target=_QUANTIZE):
+        clamp = quantize.args[0]
+        while (clamp.target in _BOUNDED or clamp.target in _BOUND_NAMES) and len(clamp.users) == 1:
+            operand = clamp.args[0]
+            if operand.target is _DEQUANTIZE or operand.op == "placeholder":
+                break
+            quantize.args = (operand, *_narrowed(quantize, clamp))
+            graph.erase_node(clamp)
+            clamp = operand
+
+
+def _narrowed(quantize: Node, clamp: Node) -> tuple[Any, ...]:
+    """Return the qparams of a quantize with its range ending at the codes of a clamp's bounds."""
+    scale, zero_point, low, high, dtype = quantize.args[1:]
+    named = arguments(clamp)
+    bounds = _BOUNDED.get(clamp.target) or [named.get(name) for name in _BOUND_NAMES[clamp.target]]
+    ends = [
+        end if bound is None else int(_QUANTIZE(torch.tensor(float(bound)), scale, zero_point, low, high, dtype))
+        for bound, end in zip(bounds, (low, high), strict=True)
+    ]
+    return (scale, zero_point, *ends, dtype)
+
+
+def drop_axes_of_codes(graph: Graph) -> None:
+    """Let a mean keep its axes, as the pooling kernel does, and take them off the codes."""
+    for mean in graph.find_nodes(op="call_function", target=aten.mean.dim):
+        quantize, shape = _only_quantize(mean), reshape_target(mean)
+        named = arguments(mean)
+        if quantize is None or shape is None or named["keepdim"] or not named["dim"] or named["dtype"] is not None:
+            continue
+        operand, result = named["self"], quantize.meta["val"]
+        with graph.inserting_before(mean):
+            kept = graph.call_function(aten.mean.dim, (operand, named["dim"], True))
+        kept.meta["val"] = operand.meta["val"].mean(named["dim"], keepdim=True)
+        quantize.replace_input_with(mean, kept)
+        graph.erase_node(mean)
+        quantize.meta["val"] = kept.meta["val"].to(result.dtype)
+        _reshape_after(graph, quantize, shape, result)
+
+
+def flatten_codes(graph: Graph) -> None:
+    """Let a linear compute on a matrix, as the kernel does: reshape the codes before and after it."""
+    for linear in graph.find_nodes(op="call_function", target=aten.linear.default):
+        dequantize, quantize, shape = linear.args[0], _only_quantize(linear), reshape_target(linear)
+        if quantize is None or shape is None or dequantize.target is not _DEQUANTIZE or len(shape) == 2:
+            continue
+        codes, value, result = dequantize.args[0], dequantize.meta["val"], quantize.meta["val"]
+        with graph.inserting_before(linear):
+            rows = graph.call_function(aten.reshape.default, (codes, [-1, value.shape[-1]]))
+            matrix = graph.call_function(_DEQUANTIZE, (rows, *dequantize.args[1:]), dict(dequantize.kwargs))
+        matrix.meta["val"] = value.reshape(-1, value.shape[-1])
+        rows.meta["val"] = codes.meta["val"].reshape(-1, value.shape[-1])
+        linear.replace_input_with(dequantize, matrix)
+        linear.meta["val"] = linear.meta["val"].reshape(-1, shape[-1])
+        quantize.meta["val"] = result.reshape(-1, shape[-1])
+        _reshape_after(graph, quantize, shape, result)
+
+
+def reshape_target(node: Node) -> list[int] | None:
+    """Return the shape of a node's value with -1 for its dynamic size; None where it has several."""
+    shape = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+    return shape if shape.count(-1) <= 1 else None
+
+
+def _only_quantize(node: Node) -> Node | None:
+    """Return the quantize that is a node's only user, if it is."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target is _QUANTIZE else None
+
+
+def _reshape_after(graph: Graph, quantize: Node, shape: list[int], value: Any) -> None:
+    """Reshape the codes that a quantize gives; `value` is what they were for its users."""
+    with graph.inserting_after(quantize):
+        reshape = graph.call_function(aten.reshape.default, (quantize, shape))
+    reshape.meta["val"] = value
+    quantize.replace_all_uses_with(reshape, delete_user_cb=lambda user: user is not reshape)
