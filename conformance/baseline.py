@@ -2,14 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from quantizer_sdk.conformance.program import ProgramModule, Ref
 
-__all__ = ["baseline_codes"]
+__all__ = ["DEFICIT_DB", "Closeness", "baseline_codes"]
+
+DEFICIT_DB = 3.0
+"""By how much a quantizer may be noisier than the plain one."""
+
+
+@dataclass(slots=True)
+class Closeness:
+    """Sums of squares of a float model's results and of the errors of two quantized ones.
+
+    Attributes:
+        signal: Of the results.
+        noise: Of the errors of the quantizer in question.
+        plain: Of those of the plain quantizer.
+        elements: How many results there were.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    plain: float = 0.0
+    elements: int = 0
+
+    def add(self, wanted: Tensor, found: Tensor, simple: Tensor) -> None:
+        """Take a result of the float model, of the quantizer and of the plain one."""
+        reference = wanted.double()
+        self.signal += float(reference.square().sum())
+        self.noise += float((found.double() - reference).square().sum())
+        self.plain += float((simple.double() - reference).square().sum())
+        self.elements += reference.numel()
+
+    @property
+    def sqnr_db(self) -> float:
+        """The quantizer's signal-to-noise ratio."""
+        return self._decibels(self.noise)
+
+    @property
+    def baseline_db(self) -> float:
+        """That of the plain one."""
+        return self._decibels(self.plain)
+
+    @property
+    def allowed_db(self) -> float:
+        """By how much the former may be below the latter: `DEFICIT_DB`, and what chance does to so few elements.
+
+        The standard deviation of their noise is about sqrt(2/n) of it, on either side.
+        """
+        return DEFICIT_DB + 10 * math.log10(1 + 4 * math.sqrt(2 / max(1, self.elements)))
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether it is below by more."""
+        return self.sqnr_db < self.baseline_db - self.allowed_db
+
+    def _decibels(self, noise: float) -> float:
+        if noise == 0.0:
+            return 200.0
+        return 10 * math.log10(self.signal / noise) if self.signal else -200.0
 
 
 def baseline_codes(module: ProgramModule, batches: Sequence[Sequence[Tensor]], batch: Sequence[Tensor]) -> list[Tensor]:

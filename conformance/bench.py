@@ -26,8 +26,10 @@ from quantizer_sdk.errors import GraphError
 
 __all__ = ["Bench", "Run", "export", "quantize"]
 
-_ELEMENTS = 2000
-_MOST_RUNS = 12
+_ELEMENTS = {"many": 20_000}
+_FEW = 2000
+_MOST_RUNS = {"many": 100}
+_MOST = 12
 _COPIES = frozenset({torch.ops.aten.clone.default, torch.ops.aten.contiguous.default})
 
 
@@ -84,7 +86,7 @@ class Bench:
         program, data = self.scenario.program, self.scenario.data
         return [
             tuple(
-                self._laid_out(activation_data(shape, place, data, 10 * self.seed + batch))
+                self._laid_out(activation_data(shape, place, data, 10 * self.seed + batch, batch))
                 for place, shape in enumerate(program.inputs)
             )
             for batch in range(2)
@@ -125,7 +127,9 @@ class Bench:
         if self.scenario.exhaustive:
             return (self.run_on(self._every_code()),)
         size = sum(torch.Size(shape).numel() for shape in (program.shapes()[-1],))
-        count = min(_MOST_RUNS, max(2, -(-_ELEMENTS // max(1, size))))
+        data = self.scenario.data
+        wanted = -(-_ELEMENTS.get(data, _FEW) // max(1, size))
+        count = min(_MOST_RUNS.get(data, _MOST), max(2, wanted))
         return tuple(self.run_on(self._codes(seed)) for seed in range(count))
 
     def run_on(self, codes: Sequence[Tensor]) -> Run:

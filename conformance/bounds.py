@@ -11,7 +11,7 @@ on dyadic scales whole graphs often do not round at all before quantize, and the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.conformance.exact import ExactValue
+from quantizer_sdk.conformance.exact import ExactValue, Term
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import UnsupportedError
 from quantizer_sdk.profile import Arithmetic, Family, Multiplier
 
-__all__ = ["Traced", "gamma"]
+__all__ = ["Evaluated", "Traced", "gamma"]
 
 _UNIT = 2.0**-24
 _MULTIPLIER_BITS = 20
@@ -34,6 +34,25 @@ def gamma(operations: Tensor | float) -> Tensor:
     """Return the relative error bound of so many float32 roundings in a row, as float64."""
     error = torch.as_tensor(operations, dtype=torch.float64) * _UNIT
     return error / (1 - error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluated:
+    """An op of one tensor operand.
+
+    Attributes:
+        target: The overload.
+        operand: The name of the tensor in its schema.
+        options: Its other arguments by name.
+    """
+
+    target: Callable[..., Tensor]
+    operand: str
+    options: Mapping[str, Any]
+
+    def __call__(self, operand: Tensor) -> Tensor:
+        """Evaluate it."""
+        return self.target(**{**self.options, self.operand: operand})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +68,7 @@ class Traced:
         stray: Number of scales in it that are no float32 numbers, each of which a runtime rounds first.
         operands: What the op that gave this value took, before rearrangements of the result.
         zero_point: That of a dequantize per tensor.
+        op: For POOL and TABLE, the op that a kernel evaluates on dequantized numbers.
     """
 
     exact: ExactValue
@@ -58,6 +78,7 @@ class Traced:
     stray: int = 0
     operands: tuple[Traced, ...] = ()
     zero_point: int | None = None
+    op: Evaluated | None = None
 
     @classmethod
     def dequantized(
@@ -168,18 +189,50 @@ class Traced:
             error = error + _rounding(exact.approximate().abs() + error, 1, None)
         return self._followed(Family.MEAN, exact, error, grain)
 
-    def table(self, function: Callable[[Tensor], Tensor], ulps: float) -> Traced:
-        """Trace a function that is no rational one, in float64 in the place of exact numbers.
+    def table(self, op: Evaluated, ulps: float) -> Traced:
+        """Trace an elementwise function that is no rational one, in float64 in the place of exact numbers.
 
         Float64's own error is 2^-29 of a float32 roundoff, which the allowance for `ulps` contains.
 
         Args:
-            function: The function of a float64 tensor; its slope is at most 2 in magnitude.
+            op: The function; its slope is at most 2 in magnitude.
             ulps: By how many float32 roundoffs the eager float32 kernel may miss it, relative to 1 for results below 1.
         """
-        value = function(self.exact.approximate())
+        value = op(self.exact.approximate())
         error = 2 * self.error + gamma(ulps) * value.abs().clamp(min=1.0)
-        return self._followed(Family.TABLE, ExactValue.from_float(value), error, None)
+        return replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
+
+    def softmax(self, op: Evaluated, axis: int) -> Traced:
+        """Trace a softmax over one axis, in float64 in the place of exact numbers.
+
+        N exponentials of 4 roundings at most, their sum and the division make 3N + 3 relative to each result, or fewer;
+        an operand that is off by e moves a result by e/2 at most, since p(1 - p) is 1/4 at most on either side.
+        """
+        value = op(self.exact.approximate())
+        carried = self.error.amax(axis, keepdim=True).expand(value.shape)
+        error = carried + gamma(3 * value.shape[axis] + 3) * value
+        return replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
+
+    def average(self, op: Evaluated, sums: Callable[[Tensor], Tensor], counts: Tensor) -> Traced:
+        """Trace the mean over windows.
+
+        Args:
+            op: The op.
+            sums: The sum over each window, of a float64 tensor.
+            counts: By how many elements each sum is divided, int64.
+
+        Raises:
+            UnsupportedError: The operand's scale varies.
+        """
+        (term, *more) = self.exact.terms
+        if more or len(term.scales) != 1 or self.exact.clamps:
+            raise UnsupportedError("a mean over windows of several scales; expected one scale")
+        unique, which = torch.unique(counts, return_inverse=True)
+        scales = tuple(term.scales[0] / int(count) for count in unique)
+        exact = ExactValue((Term(sums(term.values.double()).to(torch.int64), which, scales),))
+        total = sums(self.exact.approximate().abs() + self.error)
+        error = (sums(self.error) + gamma(counts + 1) * total) / counts
+        return replace(self._followed(Family.POOL, exact, error, None), op=op)
 
     def contract(
         self,
@@ -241,6 +294,9 @@ class Traced:
             return self._fused(requantized, sum(scale for term in self.exact.terms for scale in term.scales))
         if multiplier is Multiplier.FUSED and terms == 1 and self.family is Family.MUL:
             return self._fused(requantized, 0)
+        if self.family is Family.POOL:  # the zero point may be added before rounding
+            size = requantized.r.abs() + abs(requantized.zero_point)
+            return self.graph_delta(requantized) + gamma(2) * size
         single = terms == 1 and self.family in {Family.MOVE, Family.MUL, Family.MEAN}
         if single or (terms <= 2 and self.family is Family.DOT):
             return self._float_requantized(requantized)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from quantizer_sdk import OpRecord, Profile
 from quantizer_sdk.conformance.bench import Bench
 from quantizer_sdk.conformance.corpus import MOVES
 from quantizer_sdk.conformance.finding import Finding, failed, passed, short
-from quantizer_sdk.conformance.kernels import Kernel, QParams, is_dequantize, is_quantize
+from quantizer_sdk.conformance.kernels import Kernel, QParams, attribute, is_dequantize, is_quantize
 from quantizer_sdk.conformance.outcome import Status
 
 __all__ = ["claimed_is_quantized", "fusion_is_sound", "legal", "refusal", "shared_qparams_agree"]
@@ -56,12 +56,22 @@ def claimed_is_quantized(bench: Bench) -> Finding:
             for kernel in kernels.found
             if len(kernel.ops) > 1 and not any(_fits(kernel, row.steps) for row in rows)
         ]
+    problems += _torn(bench)
     numbers = {"kernels": len(kernels.found), "loose": len(kernels.loose)}
     if problems:
         return failed("float", "; ".join(problems), numbers)
     if not any(chains):
         return failed("float", f"no kernel of {bench.scenario.subject} is in the converted graph", numbers)
     return passed(numbers)
+
+
+def _torn(bench: Bench) -> Iterator[str]:
+    """Yield ops that the quantizer says are fused, and that a quantize parts from what they are fused into."""
+    kernel_of = {op.name: kernel for kernel in bench.kernels.found for op in kernel.ops}
+    for record in _subject(bench):
+        kernel, whole = kernel_of.get(record.node), kernel_of.get(record.fused_into or "")
+        if kernel is not None and whole is not None and kernel is not whole:
+            yield f"{record.node} is said to be fused into {record.fused_into}; {kernel.output.name} parts them"
 
 
 def _fits(kernel: Kernel, steps: Any) -> bool:
@@ -102,6 +112,7 @@ def legal(bench: Bench) -> Finding:
                 problems.append(f"{node.name}: {node.target} has qparams of no static kind")
             else:
                 problems += _consistent(node, qparams)
+                problems += _faithful(model, node, qparams)
     if profile is not None:
         for kernel in bench.kernels.found:
             problems += _accepted(bench, kernel, profile)
@@ -123,6 +134,21 @@ def _consistent(node: Node, qparams: QParams) -> Iterator[str]:
         )
 
 
+def _faithful(model: GraphModule, node: Node, qparams: QParams) -> Iterator[str]:
+    """Yield where a dequantize reads other codes than were written."""
+    source = node.args[0]
+    if not is_dequantize(node) or not isinstance(source, Node):
+        return
+    if is_quantize(source) and QParams.of(model, source) != qparams:
+        yield f"{node.name}: {_words(qparams)}, but {source.name} wrote {_words(QParams.of(model, source))}"
+    if source.op == "get_attr":
+        codes = attribute(model, source)
+        low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (qparams.quant_min, qparams.quant_max)
+        if codes.dtype is not qparams.dtype or not qparams.quant_min <= low <= high <= qparams.quant_max:
+            found = f"{codes.dtype} codes {low}..{high}"
+            yield f"{source.name}: {found}; {node.name} reads {qparams.dtype} {qparams.quant_min}..{qparams.quant_max}"
+
+
 def _accepted(bench: Bench, kernel: Kernel, profile: Profile) -> Iterator[str]:
     """Yield what the profile does not accept of a kernel's operands and result."""
     model = bench.converted
@@ -131,7 +157,11 @@ def _accepted(bench: Bench, kernel: Kernel, profile: Profile) -> Iterator[str]:
     activations, weights = [], []
     for source in kernel.sources:
         qparams = QParams.of(model, source)
-        if qparams is None or qparams.dtype is torch.int32:
+        if qparams is None:
+            continue
+        if _is_bias(kernel, source):
+            if qparams.dtype is not torch.int32:
+                yield f"{source.name}: a bias of {qparams.dtype}; {profile.name}'s kernels add int32 steps, or take floats"
             continue
         if source not in weight_of:
             activations.append(qparams)
@@ -202,7 +232,7 @@ def _biases(bench: Bench, kernel: Kernel, activations: list[QParams], weights: l
 def shared_qparams_agree(bench: Bench) -> Finding:
     """C3."""
     model = bench.converted
-    moving = [kernel for kernel in bench.kernels.found if len(kernel.ops) == 1 and kernel.targets[0] in MOVES]
+    moving = [kernel for kernel in bench.kernels.found if kernel.ops and set(kernel.targets) <= MOVES]
     problems: list[str] = []
     for kernel in moving:
         output = QParams.of(model, kernel.output)

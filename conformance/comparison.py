@@ -88,7 +88,9 @@ class Comparison:
 
     @property
     def mistrusted(self) -> str | None:
-        """Why the codes prove nothing, if so: constant, too few different ones, or nearly all at the ends."""
+        """Why the codes prove nothing, if so: vacuous, constant, too few different ones, or nearly all at the ends."""
+        if self.vacuous is not None:
+            return self.vacuous
         wanted = min(_DIFFERENT_ENOUGH, self.elements)
         if not self.elements:
             return "there are no codes"
@@ -97,6 +99,13 @@ class Comparison:
         if self._ends > _SATURATED * self.elements:
             return f"{self._ends} of {self.elements} codes lie at the ends of the range"
         return None
+
+    @property
+    def vacuous(self) -> str | None:
+        """Why a comparison within δ proves nothing, if so: from 1/2 on every number is next to a tie."""
+        if self.delta_max < 0.5:
+            return None
+        return f"the arithmetic's own error may reach {self.delta_max:.3g} codes, so that more than one code is right"
 
     def numbers(self) -> dict[str, Any]:
         """Return the figures by the names that reports know."""

@@ -65,13 +65,18 @@ class Draft:
         return ref
 
     def call(self, target: torch._ops.OpOverload, *args: Any) -> Ref | None:
-        """Add a call; None, with nothing added, where its operands do not suit it or its result is empty or large."""
+        """Add a call.
+
+        Returns:
+            Its result; None, with nothing added, where the operands do not suit it, or the result is empty, large, or
+            has no axes.
+        """
         call = Call(target, args)
         try:
             result = target(*(_resolved(argument, self._tensors) for argument in args))
         except _REFUSALS:
             return None
-        if not isinstance(result, Tensor) or not 0 < result.numel() <= _MOST_ELEMENTS:
+        if not isinstance(result, Tensor) or not result.dim() or not 0 < result.numel() <= _MOST_ELEMENTS:
             return None
         self.calls.append(call)
         for ref in dict.fromkeys(call.refs()):

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantizer_sdk.conformance.program import Call, Program, Ref
 
-__all__ = ["cut_at", "extracted", "with_outputs", "pruned", "substituted"]
+__all__ = ["cut_at", "extracted", "pruned", "substituted", "with_outputs"]
 
 
 def pruned(program: Program) -> Program:

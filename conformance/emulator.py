@@ -48,6 +48,10 @@ def emulate(site: Site, profile: Profile) -> Tensor | None:
         real = _averaged(value, scale, target.zero_point, arithmetic)
     elif family in {Family.CLAMP, Family.MOVE}:
         real = _clamped(value, scale)
+    elif family is Family.TABLE and value.op is not None and value.op.target in profile.tables:
+        return _tabled(site, profile)
+    elif family in {Family.POOL, Family.TABLE} and arithmetic.multiplier is Multiplier.DIVIDED:
+        real = _evaluated(value, scale)
     else:
         return None
     if real is None:
@@ -126,7 +130,8 @@ def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic
         if None in zeros:
             return None
         a, b = (_raw(term, zero or 0) for term, zero in zip(terms, zeros, strict=True))
-        constant = torch.tensor(float(zero_point)) - ratios[0] * float(zeros[0] or 0) - ratios[1] * float(zeros[1] or 0)
+        offsets = _fma(torch.tensor(float(zeros[0] or 0)), ratios[0], ratios[1] * float(zeros[1] or 0))
+        constant = torch.tensor(float(zero_point)) - offsets
         return _fma(a, ratios[0], _fma(b, ratios[1], constant))
     return terms[0].values.float() * ratios[0] + terms[1].values.float() * ratios[1]
 
@@ -155,6 +160,27 @@ def _clamped(value: Traced, scale: Tensor) -> Tensor | None:
         real = real if low is None else real.clamp(min=float(_float32(low)))
         real = real if high is None else real.clamp(max=float(_float32(high)))
     return real * (1 / scale)
+
+
+def _tabled(site: Site, profile: Profile) -> Tensor | None:
+    """The profile's own function of codes."""
+    value, target = site.value, site.requantized
+    source = value.operands[0]
+    lead = _single(source)
+    if lead is None or source.zero_point is None or value.op is None:
+        return None
+    codes = source.exact.terms[0].values + source.zero_point
+    function = profile.tables[value.op.target]  # type: ignore[index]
+    found = function(codes, float(lead), source.zero_point, float(target.scale), target.zero_point, **value.op.options)
+    return found.to(torch.int64).clamp(target.quant_min, target.quant_max)
+
+
+def _evaluated(value: Traced, scale: Tensor) -> Tensor | None:
+    """The op on dequantized numbers in float32, divided by the output's scale."""
+    lead = _single(value.operands[0])
+    if lead is None or value.op is None or value.exact.clamps:
+        return None
+    return value.op(value.operands[0].exact.terms[0].values.float() * _float32(lead)) / scale
 
 
 def _ends(site: Site, family: Family) -> tuple[int, int]:

@@ -5,18 +5,34 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from quantizer_sdk.conformance.bench import Bench, computed_quantizes, export, leaves, quantize
+from quantizer_sdk.conformance.baseline import Closeness, baseline_codes
+from quantizer_sdk.conformance.bench import (
+    Bench,
+    computed_quantizes,
+    dequantized,
+    export,
+    graph_codes,
+    leaves,
+    quantize,
+)
 from quantizer_sdk.conformance.finding import Finding, failed, passed, short
 from quantizer_sdk.conformance.kernels import Kernels
+from quantizer_sdk.conformance.oracle import run_oracle
 from quantizer_sdk.conformance.outcome import Status
+from quantizer_sdk.conformance.relations import close
+from quantizer_sdk.errors import NothingAnnotatedError
 
 __all__ = ["other_exports_agree"]
+
+_FACTORS = (1.0, 0.5)
+"""By what the inputs of each of two calls of a module are multiplied."""
 
 
 class _NoGrad(nn.Module):
@@ -32,18 +48,26 @@ class _NoGrad(nn.Module):
 
 
 class _Twice(nn.Module):
-    """Calls a module twice on the same inputs: its parameters have two users."""
+    """Calls a module twice, on inputs of two sizes: its parameters have two users."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.inner(*inputs), self.inner(*[tensor * 0.5 for tensor in inputs])
+        return tuple(self.inner(*[tensor * factor for tensor in inputs]) for factor in _FACTORS)
 
 
 def other_exports_agree(bench: Bench) -> Finding:
     """E2."""
+    plain = bench.kernels.found  # raises where nothing is quantized even so
+    try:
+        return _agree(bench)
+    except NothingAnnotatedError as e:
+        return failed("structure", f"nothing is quantized; exported plainly, {len(plain)} kernels are: {e}")
+
+
+def _agree(bench: Bench) -> Finding:
     kind = bench.scenario.data
     if kind == "called_twice":
         return _called_twice(bench)
@@ -65,6 +89,42 @@ def other_exports_agree(bench: Bench) -> Finding:
     numbers["differing"] = differing
     if differing:
         return failed("numbers", f"{differing} elements differ from those of the plain export", numbers)
+    return _other_size(bench, other, numbers) if kind == "dynamic" else passed(numbers)
+
+
+def _other_size(bench: Bench, model: GraphModule, numbers: dict[str, int]) -> Finding:
+    """Look whether a model with an open batch size gives for a batch of another size what it gives for its parts."""
+    first, second = bench.runs[:2]
+    joined = [torch.cat(pair) for pair in zip(first.codes, second.codes, strict=True)]
+    try:
+        with torch.no_grad():
+            floats = [
+                [dequantized(*pair) for pair in zip(bench.input_quantizes, codes, strict=True)]
+                for codes in (first.codes, second.codes, joined)
+            ]
+            results = [list(leaves(bench.module(*tensors))) for tensors in floats]
+    except RuntimeError:
+        return passed(numbers)  # the float model itself takes no other size
+    parts = [torch.cat(pair) for pair in zip(*results[:2], strict=True)]
+    if any(a.shape != b.shape or not close(a, b) for a, b in zip(parts, results[2], strict=True)):
+        return passed(numbers)  # it mixes the elements of a batch
+    try:
+        apart = [graph_codes(model, run.codes) for run in (first, second)]
+        whole = graph_codes(model, joined)
+    except RuntimeError as e:
+        words = f"with an open batch size, it does not run on {len(joined[0])} elements: {e}"
+        return failed("size", words.splitlines()[0], numbers)
+    outside = 0
+    for site in run_oracle(model, joined, bench.backend.profile, whole).sites:
+        wanted = torch.cat([codes[site.node] for codes in apart])
+        if wanted.shape != whole[site.node].shape:
+            found = tuple(whole[site.node].shape)
+            return failed("size", f"{site.node} has shape {found} for a joined batch; expected {tuple(wanted.shape)}")
+        near = site.requantized.half_distance <= site.graph_delta
+        outside += int(((whole[site.node] != wanted) & ~near).sum())
+    numbers["outside"] = outside
+    if outside:
+        return failed("size", f"{outside} codes change beyond ties when two batches are joined to one", numbers)
     return passed(numbers)
 
 
@@ -105,7 +165,23 @@ def _dynamic(bench: Bench) -> GraphModule:
     return _exported(bench.module, bench.batches[0], dynamic_shapes=(tuple({0: batch} for _ in shapes),))
 
 
+def _alias(bench: Bench) -> GraphModule:
+    """With the next of an op's names, where it has several."""
+    program = bench.scenario.program
+    calls = tuple(
+        replace(call, target=_NAMES[_NAMES.index(call.target) - 1]) if call.target in _NAMES else call
+        for call in program.calls
+    )
+    if calls == program.calls:
+        raise _NotExportedError("none of its ops has another name")
+    return _exported(replace(program, calls=calls).module(bench.seed), bench.batches[0])
+
+
+_NAMES = (torch.ops.aten.cat.default, torch.ops.aten.concat.default, torch.ops.aten.concatenate.default)
+"""One op by all its names."""
+
 _EXPORTS: dict[str, Callable[[Bench], GraphModule]] = {
+    "alias": _alias,
     "strict": _strict,
     "no_grad": _no_grad,
     "training_export": _training,
@@ -123,4 +199,26 @@ def _called_twice(bench: Bench) -> Finding:
     missing = [name for name in sorted(wanted) if found.count(name) < 2]
     if missing:
         return failed("structure", f"of two calls, kernels {', '.join(missing)} are there {len(found)} times", numbers)
+    for place, factor in enumerate(_FACTORS):
+        closeness = _closeness(bench, model, place, factor)
+        numbers[f"sqnr_db_{place}"] = round(closeness.sqnr_db, 2)
+        if closeness.falls_short:
+            message = (
+                f"call {place} of two: {closeness.sqnr_db:.1f} dB against the float model; plain min-max of 8 bits "
+            )
+            return failed("deficit", f"{message}reaches {closeness.baseline_db:.1f} dB", numbers)
     return passed(numbers)
+
+
+def _closeness(bench: Bench, model: GraphModule, place: int, factor: float) -> Closeness:
+    """Return how close the results of one of two calls are to those of the float module."""
+    closeness = Closeness()
+    batches = [[tensor * factor for tensor in batch] for batch in bench.batches]
+    for scaled, batch in zip(batches, bench.batches, strict=True):
+        with torch.no_grad():
+            wanted = list(leaves(bench.module(*[tensor.clone() for tensor in scaled])))
+            found = list(leaves(model(*[tensor.clone() for tensor in batch])))
+        ours = found[place * len(wanted) :][: len(wanted)]
+        for results in zip(wanted, ours, baseline_codes(bench.module, batches, scaled), strict=True):
+            closeness.add(*results)
+    return closeness

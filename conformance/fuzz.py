@@ -14,6 +14,7 @@ from quantizer_sdk import Row
 from quantizer_sdk.conformance.choices import Choices
 from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, subject_of
 from quantizer_sdk.conformance.draft import Draft
+from quantizer_sdk.conformance.outcome import CHECKS
 from quantizer_sdk.conformance.placements import place
 from quantizer_sdk.conformance.program import Program, Ref
 from quantizer_sdk.conformance.scenario import Scenario
@@ -92,3 +93,102 @@ def _scenarios(
             )
             if scenario.checks:
                 yield scenario
+
+
+def random_program(rows: Sequence[Row], choices: Choices) -> tuple[Program, tuple[_Chain, ...]] | None:
+    """Return a graph of 2 to 12 calls, or a few more, with the chains of ops that it was made of.
+
+    None if the rows name no ops that go together on any of the shapes tried.
+    """
+    for theme in choices.order(_THEMES, "theme"):
+        draft = Draft(tuple(choices.between(low, high, theme, axis) for axis, (low, high) in enumerate(_THEMES[theme])))
+        wanted = 3 + min(choices.below(_MOST_CALLS - 2, "length", attempt) for attempt in range(2))
+        chains: list[_Chain] = []
+        while len(draft.calls) < wanted:
+            grown = _grown(draft, rows, choices.within(theme, len(draft.calls)))
+            if grown is None:
+                break
+            draft = grown[0]
+            chains.append(grown[1])
+        program = draft.program(_outputs(draft, choices)) if draft.calls else None
+        if program is not None and len(program.calls) > 1:
+            return program, tuple(chains)
+    return None
+
+
+_THEMES: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
+    {
+        "image": ((1, 2), (2, 6), (3, 7), (3, 7)),
+        "square image": ((1, 1), (3, 8), (4, 6), (4, 6)),
+        "sequence": ((1, 3), (2, 6), (4, 12)),
+        "matrix": ((2, 6), (3, 17)),
+        "vector": ((9, 40),),
+        "volume": ((1, 1), (2, 3), (3, 4), (3, 4), (3, 4)),
+    }
+)
+"""Kinds of first inputs: by axis, the smallest and the largest size."""
+
+
+def _grown(draft: Draft, rows: Sequence[Row], choices: Choices) -> tuple[Draft, _Chain] | None:
+    """Return the draft with a row's ops put on one of its values; None if no row's ops suit any."""
+    by_name = {row.name: row for row in rows}
+    # A row that moves codes often holds many ops, where gemms fill many rows.
+    tickets = [(row.name, n) for row in rows for n in range(1 + len(row.steps[0].targets) // 3 if row.share else 1)]
+    for name in dict.fromkeys(name for name, _ in choices.order(tickets, "row")):
+        chain = _chain(by_name[name], choices.within(name))
+        for operand in _operands(draft, choices) if chain else ():
+            longer = _followed(draft.copy(), chain, operand, choices.within(name, operand))
+            if longer is not None:
+                return longer, chain
+    return None
+
+
+def _followed(draft: Draft, chain: _Chain, operand: Ref, choices: Choices) -> Draft | None:
+    """Put a chain of ops on a value, each on the result of the one before."""
+    for step, target in enumerate(chain):
+        result = place(draft, choices.within(step), target, operand, leads=step < len(chain) - 1)
+        if result is None:
+            return None
+        operand = result
+    return draft
+
+
+def _chain(row: Row, choices: Choices) -> _Chain:
+    """Choose an overload for each step of a row, most often a pure one; empty if the suite knows none for a step."""
+    chain = []
+    for number, step in enumerate(row.steps):
+        known = [target for target in step.targets if target in (FOLLOWERS if number else FORMS)]
+        plain = [target for target in known if not target._schema.is_mutable]
+        if not known:
+            return ()
+        chain.append(choices.pick(plain if plain and choices.chance(80, "plain", number) else known, "target", number))
+    return tuple(chain)
+
+
+def _operands(draft: Draft, choices: Choices) -> list[Ref]:
+    """Return what may be read, in the order in which it is tried: most often the latest result, or one not yet read."""
+    values = choices.order(draft.values(), "operand")
+    first = [draft.values()[-1]] if choices.chance(50, "latest") else []
+    if choices.chance(50, "unread"):
+        first += [ref for ref in values if ref in draft.unread()]
+    return list(dict.fromkeys((*first, *values)))
+
+
+def _outputs(draft: Draft, choices: Choices) -> tuple[Ref, ...]:
+    """Return the last result, and sometimes another that nothing reads."""
+    *others, last = draft.unread()
+    if others and choices.chance(40, "two outputs"):
+        return choices.pick(others, "other output"), last
+    return (last,)
+
+
+def _declared(check: str, chains: Sequence[_Chain], scheme: str, data: str, unsupported: Mapping[str, str]) -> bool:
+    """Whether a check is declared unsupported for one of the chains that a graph is made of."""
+    ids = (f"{CHECKS[check][0]}.{check}/{subject_of(chain)}/{scheme}/{data}/fuzz" for chain in chains)
+    return any(fnmatch.fnmatchcase(id_, pattern) for id_ in ids for pattern in unsupported)
+
+
+def _digest(program: Program) -> str:
+    """Return six hexadecimal digits that name a program's content."""
+    text = f"{program.inputs} {program.parameters}\n{program.source()}"
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 from quantizer_sdk.conformance.distribution import Distribution, distribution_of
 from quantizer_sdk.conformance.figures import FIGURES
 from quantizer_sdk.conformance.matrix import SEVERITY, case_subject, make_matrix, worst
-from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_level
+from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_level, paragraph_of
 from quantizer_sdk.conformance.plots import Plotter
 from quantizer_sdk.conformance.report import LEVELS, Report
 from quantizer_sdk.conformance.templating import asset, fill
@@ -175,6 +175,7 @@ def _data(report: Report) -> str:
         "severity": [SEVERITY.index(status) for status in order],
         "figures": dict(FIGURES),
         "edges": [json.loads(key) for key in shared],
+        "paragraphs": {check: paragraph_of(check) for check in CHECKS},
         "cases": cases,
     }
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")

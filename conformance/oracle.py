@@ -15,7 +15,7 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers quanti
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from quantizer_sdk.conformance.bounds import Traced
+from quantizer_sdk.conformance.bounds import Evaluated, Traced
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import GraphError, InvalidSpecError, UnsupportedError
 from quantizer_sdk.profile import Profile
@@ -253,28 +253,54 @@ def _clamp(target: _Target, args: _Args) -> Traced:
     return _traced(args["self"]).clamp(*ends)
 
 
-_TABLES: dict[_Target, tuple[Callable[..., Tensor], float]] = {
+_TABLES: dict[_Target, float] = {
     # Float32 roundoffs by which torch's own kernels may miss the function: they evaluate exp and erf to 4 ulp, and
     # round a handful of times around that.
-    aten.sigmoid.default: (torch.sigmoid, 8),
-    aten.tanh.default: (torch.tanh, 8),
-    aten.gelu.default: (torch.nn.functional.gelu, 16),
-    aten.hardswish.default: (torch.nn.functional.hardswish, 4),
-    aten.hardsigmoid.default: (torch.nn.functional.hardsigmoid, 4),
-    aten.silu.default: (torch.nn.functional.silu, 12),
-    aten.elu.default: (torch.nn.functional.elu, 8),
-    aten.leaky_relu.default: (torch.nn.functional.leaky_relu, 2),
+    aten.sigmoid.default: 8,
+    aten.sigmoid_.default: 8,
+    aten.tanh.default: 8,
+    aten.gelu.default: 16,
+    aten.hardswish.default: 4,
+    aten.hardsigmoid.default: 4,
+    aten.silu.default: 12,
+    aten.elu.default: 8,
+    aten.leaky_relu.default: 2,
+    aten.leaky_relu_.default: 2,
 }
 
 
 def _table(target: _Target, args: _Args) -> Traced:
     """Trace an elementwise function."""
-    function, ulps = _TABLES[target]
-    known = {"self", "input", "negative_slope", "approximate", "alpha", "scale", "input_scale"}
-    _require(set(args) <= known and args.get("approximate", "none") == "none", "the function's plain form")
-    options = {"negative_slope": args["negative_slope"]} if "negative_slope" in args else {}
+    _require(args.get("approximate", "none") == "none", "the function itself, no approximation")
     _require(all(args.get(name, 1) == 1 for name in ("alpha", "scale", "input_scale")), "factors of 1")
-    return _traced(args["self"]).table(lambda x: function(x, **options), ulps)
+    return _traced(args["self"]).table(_evaluated(target, args), _TABLES[target])
+
+
+def _evaluated(target: _Target, args: _Args) -> Evaluated:
+    options = {name: value for name, value in args.items() if name != "self"}
+    return Evaluated(target=target, operand="self", options=options)
+
+
+def _softmax(target: _Target, args: _Args) -> Traced:
+    """Trace a softmax."""
+    _require(args["dtype"] is None, "no other dtype")
+    return _traced(args["self"]).softmax(_evaluated(target, args), args["dim"])
+
+
+def _average(target: _Target, args: _Args) -> Traced:
+    """Trace an average pool: a sum over windows, and how many elements each holds."""
+    _require(not args["ceil_mode"] and args["divisor_override"] is None, "whole windows, divided by their size")
+    value = _traced(args["self"])
+    window = {name: args[name] for name in ("kernel_size", "stride", "padding", "ceil_mode")}
+    size = args["kernel_size"]
+    area = math.prod(size) if len(size) > 1 else size[0] ** 2
+
+    def sums(tensor: Tensor) -> Tensor:
+        return cast("Tensor", target(tensor, **window, divisor_override=1))
+
+    ones = sums(torch.ones(value.exact.shape, dtype=torch.float64))
+    counts = torch.full_like(ones, area) if args["count_include_pad"] else ones
+    return value.average(_evaluated(target, args), sums, counts.long())
 
 
 def _mean(target: _Target, args: _Args) -> Traced:
@@ -336,6 +362,8 @@ _ROWS: tuple[tuple[Callable[[_Target, _Args], Any], tuple[_Target, ...]], ...] =
     (_mean, (aten.mean.dim, aten.adaptive_avg_pool2d.default)),
     (_max_pool, (aten.max_pool2d.default,)),
     (_table, tuple(_TABLES)),
+    (_softmax, (aten.softmax.int,)),
+    (_average, (aten.avg_pool2d.default,)),
     (_pad, (aten.pad.default, aten.constant_pad_nd.default)),
     (_cat, (aten.cat.default, aten.concat.default, aten.concatenate.default)),
     (_same, (aten.contiguous.default, aten.clone.default, aten.dropout.default)),

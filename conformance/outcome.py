@@ -11,7 +11,7 @@ from typing import Any
 
 from quantizer_sdk.errors import InvalidSpecError
 
-__all__ = ["CHECKS", "Outcome", "Status", "case_check", "case_level"]
+__all__ = ["CHECKS", "Outcome", "Status", "case_check", "case_level", "paragraph_of"]
 
 CHECKS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -109,3 +109,8 @@ def case_check(id_: str) -> str:
 def case_level(id_: str) -> str:
     """Return the level of a case: "L3" for "L3.K3/aten.add/..."."""
     return id_.split(".", 1)[0]
+
+
+def paragraph_of(check: str) -> str:
+    """Return where the specification has a check: "docs/conformance/checks.md#k3" for "K3"."""
+    return f"docs/conformance/checks.md#{check.lower()}"

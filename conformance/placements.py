@@ -21,10 +21,12 @@ _Placement: TypeAlias = Callable[[Draft, Choices, _Overload, Ref], "Ref | None"]
 
 _MOST_INPUTS = 3
 _SHARED_PARAMETER = 15
+_GLOBAL = ("mean", "adaptive_avg_pool2d")
+_PADS = ("pad", "constant_pad_nd")
 _CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max")
 
 
-def place(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Ref | None:
+def place(draft: Draft, choices: Choices, target: _Overload, operand: Ref, *, leads: bool = False) -> Ref | None:
     """Put an op on a value.
 
     Args:
@@ -32,12 +34,15 @@ def place(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Re
         choices: Decide what is open.
         target: An op of `FORMS`.
         operand: What it reads first.
+        leads: Whether a pattern goes on with its result: padding is then one of the axes that a convolution slides on.
 
     Returns:
         Its result; None where the value does not suit the op.
     """
     if not _may_read(draft, target, operand):
         return None
+    if leads and _name(target) in _PADS:
+        return _pad(draft, choices, target, operand, len(draft.shape(operand)) - 2)
     placement = _PLACEMENTS.get(target, _as_in_corpus)
     return placement(draft, choices, target, operand)
 
@@ -65,9 +70,17 @@ def _name(target: _Overload) -> str:
 
 
 def _as_in_corpus(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Ref | None:
-    """Give further arguments as one of the corpus's usual forms has them."""
+    """Give further arguments as one of the corpus's usual forms has them.
+
+    Seldom on another rank where the corpus has one rank only, and not too often what leaves little of an image.
+    """
     usual = [form.program for form in FORMS[target] if not form.edge and not form.program.parameters]
     tails = dict.fromkeys(form.calls[0].args[1:] for form in usual if len(form.inputs) == 1)
+    ranks = {len(form.inputs[0]) for form in usual}
+    if len(ranks) == 1 and len(draft.shape(operand)) not in ranks and not choices.chance(10, "rank"):
+        return None
+    if _name(target) in _GLOBAL and not choices.chance(40, "global"):
+        return None
     for tail in choices.order(tails, "arguments"):
         result = draft.call(target, operand, *tail)
         if result is not None:
@@ -91,7 +104,8 @@ def _conv(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Re
     weight = _parameter(draft, choices, f"{target} weight", features, channels // groups, *kernel)
     bias = _parameter(draft, choices, f"{target} bias", features) if choices.chance(70, "bias") else None
     if target._overloadname == "padding":
-        padding = choices.pick(("same", "valid"), "padding")
+        odd = all(size % 2 for size in kernel)
+        padding = choices.pick(("same", "valid"), "padding") if odd else "valid"
         return draft.call(target, operand, weight, bias, (1,) * rank, padding, (1,) * rank, groups)
     strides = tuple(choices.pick((1, 1, 2), "stride", axis) for axis in range(rank))
     pads = tuple(choices.below(1 + size // 2, "padding", axis) for axis, size in enumerate(kernel))
@@ -174,9 +188,7 @@ def _broadcast(draft: Draft, choices: Choices, target: _Overload, operand: Ref) 
 
 
 def _fits(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    return len(small) <= len(large) and all(
-        a in {1, b} for a, b in zip(reversed(small), reversed(large), strict=False)
-    )
+    return len(small) <= len(large) and all(a in {1, b} for a, b in zip(reversed(small), reversed(large), strict=False))
 
 
 def _with_input(draft: Draft, target: _Overload, before: tuple[Ref, ...], shape: tuple[int, ...]) -> Ref | None:
@@ -243,10 +255,17 @@ def _move(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Re
     elif name == "slice":
         start = choices.below(1 + shape[axis] // 2, "start")
         args = (axis, start, choices.between(start + 1, shape[axis], "end"))
-    elif name in {"pad", "constant_pad_nd"}:
-        axes = choices.between(1, min(2, rank), "padded")
-        args = (tuple(choices.below(3, "pad", place_) for place_ in range(2 * axes)),)
+    elif name in _PADS:
+        return _pad(draft, choices, target, operand, min(2, rank))
     return None if args is None else draft.call(target, operand, *args)
+
+
+def _pad(draft: Draft, choices: Choices, target: _Overload, operand: Ref, most: int) -> Ref | None:
+    """Pad one of the last axes, or so many of them, by 0 to 2 on either side."""
+    if most < 1:
+        return None
+    sizes = tuple(choices.below(3, "pad", end) for end in range(2 * choices.between(1, most, "padded")))
+    return draft.call(target, operand, sizes if any(sizes) else (1, *sizes[1:]))
 
 
 def _placements() -> dict[_Overload, _Placement]:
@@ -260,7 +279,7 @@ def _placements() -> dict[_Overload, _Placement]:
         (_cat, ("cat", "concat", "concatenate")),
         (_view, ("view", "reshape", "_unsafe_view")),
         (_move, ("flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "slice")),
-        (_move, ("pad", "constant_pad_nd")),
+        (_move, _PADS),
     )
     by_name = {name: placement for placement, names in kinds for name in names}
     return {target: by_name[_name(target)] for target in FORMS if _name(target) in by_name}

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from quantizer_sdk import Backend
+from quantizer_sdk.conformance.families import row_scenarios
 from quantizer_sdk.conformance.models import model_scenarios
 from quantizer_sdk.conformance.outcome import CHECKS, case_level
 from quantizer_sdk.conformance.probing import probed_rows
 from quantizer_sdk.conformance.report import LEVELS
-from quantizer_sdk.conformance.scenario import Scenario, row_scenarios
+from quantizer_sdk.conformance.scenario import Scenario
 
 __all__ = ["Selection", "scenarios_of"]
 

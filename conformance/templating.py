@@ -29,7 +29,7 @@ def fill(name: str, context: Mapping[str, Any], filters: Mapping[str, Callable[.
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("quantizer_sdk.conformance"),
-        autoescape=not name.endswith(".md.j2"),  # noqa: S701  # Markdown is escaped by a filter of its own
+        autoescape=not name.endswith((".md.j2", ".py.j2")),  # noqa: S701  # Markdown has a filter of its own
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

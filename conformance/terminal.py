@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from quantizer_sdk.conformance.outcome import Status
+from quantizer_sdk.conformance.outcome import Status, case_check, paragraph_of
 from quantizer_sdk.conformance.report import Report
 
 __all__ = ["render"]
@@ -21,6 +21,7 @@ def render(report: Report) -> RenderableType:
     for outcome in short[:_SHOWN]:
         parts.append(Text(f"{outcome.status.value} {outcome.id}", style="red"))
         parts.append(Text(f"    {outcome.message}"))
+        parts.append(Text(f"    specified in {paragraph_of(case_check(outcome.id))}", style="dim"))
     if len(short) > _SHOWN:
         parts.append(Text(f"... and {len(short) - _SHOWN} more"))
     parts += [Text(f"flaw: {flaw}", style="red") for flaw in report.flaws]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from quantizer_sdk.conformance.outcome import Outcome
     from quantizer_sdk.conformance.report import Report
+    from quantizer_sdk.conformance.run import Settings
 
 __all__ = ["register"]
 
@@ -49,8 +50,12 @@ def conform(
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first case that falls short.")] = False,
     waivers: Annotated[Path | None, typer.Option(help="Waiver file (TOML).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the reports; an interrupted run resumes there.")] = None,
+    fuzz: Annotated[int, typer.Option(min=0, help="Instead, run so many random graphs to find defects.")] = 0,
 ) -> None:
     """Judge a backend's quantizer: what it claims, what the engine makes of it, what the real kernels compute.
+
+    With --fuzz, each failure is made small and written to --out, conformance-fuzz by default, as a script that
+    reproduces it with public packages alone.
 
     Exit status: 0 if every case passes, 1 if something fails, 2 for a wrong argument.
     """
@@ -65,8 +70,14 @@ def conform(
             raise typer.BadParameter(f"{level!r}; expected one of {', '.join(LEVELS)}", param_hint="--level")
         ids = None if since is None else _fell_short(since)
         selection = Selection(level=level, patterns=tuple(select or ()), ids=ids, quick=quick)
-        if out is not None:
+        if out is not None or fuzz:
             require_report_packages()
+        if fuzz:
+            settings = Settings(
+                backend=backend, runner=runner, profile=profile, seed=seed, workers=jobs, timeout=timeout
+            )
+            _discover(settings, fuzz, Path("conformance-fuzz") if out is None else out)
+            return
         everything = scenarios_of(load_backend(backend, runner=runner, profile=profile))
         if list_:
             for scenario in selection.of(everything):
@@ -91,6 +102,24 @@ def conform(
             _write(report, out)
         if not report.passed:
             raise typer.Exit(1)
+
+
+def _discover(settings: Settings, count: int, out: Path) -> None:
+    """Run random graphs, and print what falls short with the script that shows it; exit status 1 if anything does."""
+    from quantizer_sdk.conformance.discovery import discover
+
+    with _Bar(settings.backend) as bar:
+        defects = discover(settings, count, out, bar, bar.note)
+    for defect in defects:
+        outcome, program = defect.outcome, defect.scenario.program
+        typer.echo(f"{outcome.status.value} {outcome.id}\n  {outcome.message}")
+        calls = ", ".join(str(call.target) for call in program.calls)
+        typer.echo(f"  made small: {calls} on {', '.join(map(str, program.inputs))}; found in {len(defect.ids)} cases")
+        typer.echo(f"  {defect.script or 'no script: ' + defect.reason}")
+    cases = sum(len(defect.ids) for defect in defects)
+    typer.echo(f"{count} random graphs, seed {settings.seed}: {cases} failures, {len(defects)} of them different")
+    if defects:
+        raise typer.Exit(1)
 
 
 def conform_verify(report: Annotated[Path, typer.Argument(help="A report.json.")]) -> None:
@@ -177,6 +206,10 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """Say in the name's place what is done now."""
+        self._progress.update(self._task, description=text)
 
     def __call__(self, done: int, total: int, last: Sequence[Outcome]) -> None:
         """Take what came."""

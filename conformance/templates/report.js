@@ -61,6 +61,9 @@
       line.append(make("code", item.row[SIGNATURE]));
       body.append(line);
     }
+    const specified = make("p", "Specified in ", "faint");
+    specified.append(make("code", data.paragraphs[item.check]));
+    body.append(specified);
     const plot = byId("case-plots").content.querySelector(`[data-case="${item.place}"]`);
     if (plot) body.append(plot.cloneNode(true));
     const table = make("table", undefined, "figures");

@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import Node
 
 from quantizer_sdk.constants import Constants
-from quantizer_sdk.errors import UnsupportedError
+from quantizer_sdk.errors import InvalidAnnotationError, UnsupportedError
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.provenance import describe
 
@@ -45,6 +45,7 @@ def fit_bias(
         other observers stand in for them.
 
     Raises:
+        InvalidAnnotationError: A constant has another number of channels than its derived qparams.
         UnsupportedError: A bias overflows, and it is not derived from exactly one weight under an observer of ours.
     """
     paths = {modules[str(call.target)]: str(call.target) for call in calls}
@@ -56,6 +57,12 @@ def fit_bias(
             continue
         scale, _ = chosen[str(call.target)]
         value = constants.compute(tensor, {}).abs().to(torch.float64)
+        if observer.ch_axis is not None and scale.numel() not in {1, value.shape[observer.ch_axis]}:
+            message = (
+                f"{describe(tensor)} has {value.shape[observer.ch_axis]} channels, and the qparams derived for it are "
+                f"those of {scale.numel()}; the weight that they derive from needs its scales along its output channels"
+            )
+            raise InvalidAnnotationError(message)
         largest = value.flatten() if observer.ch_axis is not None else value.max().reshape(1)
         excess = largest / (scale.to(torch.float64) * (observer.quant_max // 2))
         if not bool((excess > 1).any()):

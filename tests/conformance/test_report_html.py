@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from quantizer_sdk.conformance.html import to_html
-from quantizer_sdk.conformance.outcome import Status
+from quantizer_sdk.conformance.outcome import Status, case_check, paragraph_of
 
 FLAGS = (
     "--headless=new",
@@ -205,6 +205,7 @@ def test_a_link_leads_to_a_case(page, address):
     assert listed(page) == [case.id]
     WebDriverWait(page, 5).until(lambda _: find(page, "#list .message"))
     assert one(page, "#list .message").text == case.message
+    assert paragraph_of(case_check(case.id)) in one(page, "#list .body").text
 
 
 def test_it_is_told_what_was_run_where_and_what_the_checks_state(page):

@@ -6,8 +6,8 @@ import torch
 from quantizers import ADD, LINEAR, RELU
 
 from quantizer_sdk import ACT, Row, Step, find_backend, ops
+from quantizer_sdk.conformance.families import row_scenarios
 from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status
-from quantizer_sdk.conformance.scenario import row_scenarios
 from quantizer_sdk.conformance.suite import Selection, scenarios_of
 
 aten = torch.ops.aten

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from quantizer_sdk import (
     DerivedQuantizationSpec,
+    InvalidAnnotationError,
     QuantizationSpec,
     UnsupportedError,
     calibrate,
@@ -95,3 +96,11 @@ def test_a_bias_derived_from_no_weight_is_refused_by_name(export):
     )
     with pytest.raises(UnsupportedError, match=r"bias .*holds 7, which does not fit .*derive from one weight"):
         converted(model, quantizer, X)
+
+
+def test_scales_along_the_input_channels_are_refused_by_name(export):
+    along_inputs = QuantizationSpec(torch.int8, None, -127, 127, torch.per_channel_symmetric, 1)
+    bias = bias_spec(("input_1", "linear"), ("weight", "linear"))
+    quantizer = by_hand({"linear": ({"input_1": INT8, "weight": along_inputs, "bias": bias}, INT8)})
+    with pytest.raises(InvalidAnnotationError, match=r"bias.* has 3 channels, .* those of 4; .* output channels"):
+        converted(export(tiny(), X), quantizer, X)
