@@ -186,8 +186,8 @@ class Bench:
         return tuple(self.run_kernels(self.executable, run.codes) for run in self.runs)
 
     def run_kernels(self, executable: Executable, codes: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Run a lowering of `tapped`."""
-        return self.named(executable.run(*codes))
+        """Run a lowering of `tapped`, on copies: what it does to its inputs is D1's matter."""
+        return self.named(executable.run(*[tensor.clone() for tensor in codes]))
 
     def named(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Name the outputs of a lowering of `tapped` by their quantizes."""

@@ -21,6 +21,14 @@ def runs(bench: Bench) -> Finding:
         outputs = bench.kernel_codes[0]
     except GraphError as e:
         return failed("outputs", str(e), {"runs": len(runs)})
+    inputs = [tensor.clone() for tensor in runs[0].codes]
+    again = bench.named(executable.run(*inputs))
+    if not all(map(torch.equal, inputs, runs[0].codes)):
+        return failed("inputs changed", "a run overwrites its inputs", {"runs": len(runs)})
+    differing = sum(int((again[name] != codes).sum()) for name, codes in outputs.items())
+    if differing:
+        message = f"{differing} codes are others when the same inputs are run again"
+        return failed("not repeatable", message, {"runs": len(runs)})
     return passed({"outputs": len(outputs), "bytes": executable.size})
 
 

@@ -28,7 +28,6 @@ class Draft:
         self.calls: list[Call] = []
         self._inputs: list[tuple[int, ...]] = []
         self._parameters: list[tuple[int, ...]] = []
-        self._roles: dict[Ref, str] = {}
         self._tensors: dict[Ref, Tensor] = {}
         self._readers: Counter[Ref] = Counter()
         self._spent: set[Ref] = set()
@@ -40,7 +39,7 @@ class Draft:
         copied = Draft()
         copied.calls = list(self.calls)
         copied._inputs, copied._parameters = list(self._inputs), list(self._parameters)
-        copied._roles, copied._tensors = dict(self._roles), dict(self._tensors)
+        copied._tensors = dict(self._tensors)
         copied._readers, copied._spent = Counter(self._readers), set(self._spent)
         return copied
 
@@ -49,16 +48,10 @@ class Draft:
         self._inputs.append(shape)
         return self._added(Ref("x", len(self._inputs) - 1), shape)
 
-    def parameter(self, shape: tuple[int, ...], role: str, *, reuse: bool) -> Ref:
-        """Add a parameter, or return one that has this shape and role already where it may be shared."""
-        if reuse:
-            for ref, known in self._roles.items():
-                if known == role and self.shape(ref) == shape:
-                    return ref
+    def parameter(self, *shape: int) -> Ref:
+        """Add a parameter."""
         self._parameters.append(shape)
-        ref = Ref("p", len(self._parameters) - 1)
-        self._roles[ref] = role
-        return self._added(ref, shape)
+        return self._added(Ref("p", len(self._parameters) - 1), shape)
 
     def _added(self, ref: Ref, shape: tuple[int, ...]) -> Ref:
         self._tensors[ref] = torch.empty(shape, device="meta")

@@ -213,6 +213,7 @@ def _sides(base: Scenario) -> Iterator[Scenario]:
     if _has_weights(base.targets):
         yield replace(base, data="ends", checks=("R1", "K1", "K4"))
         yield replace(base, data="unequal", checks=("R1", "R2", "K1", "K6"))
+        yield replace(base, data="many", checks=("K1", "K2"))
     if any(len(shape) == 4 for shape in base.program.inputs):
         yield replace(base, shape=f"{base.shape}.channels_last", channels_last=True, checks=("R1", "K1", "K5", "D2"))
     yield replace(base, data="dynamic_batch", checks=("K5",))

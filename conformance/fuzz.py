@@ -15,7 +15,7 @@ from quantizer_sdk.conformance.choices import Choices
 from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, subject_of
 from quantizer_sdk.conformance.draft import Draft
 from quantizer_sdk.conformance.outcome import CHECKS
-from quantizer_sdk.conformance.placements import place
+from quantizer_sdk.conformance.placements import place, place_again
 from quantizer_sdk.conformance.program import Program, Ref
 from quantizer_sdk.conformance.scenario import Scenario
 
@@ -27,6 +27,7 @@ _VERSION = 1
 """Part of every graph's key: another number gives other graphs, under other ids."""
 
 _MOST_CALLS = 12
+_AGAIN = 20
 _CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "generic": ("C1", "C2", "C3", "C4", "R1", "K1", "K2", "D1", "D2", "D3"),
@@ -131,15 +132,20 @@ _THEMES: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
 
 def _grown(draft: Draft, rows: Sequence[Row], choices: Choices) -> tuple[Draft, _Chain] | None:
     """Return the draft with a row's ops put on one of its values; None if no row's ops suit any."""
+    if choices.chance(_AGAIN, "again"):
+        longer = draft.copy()
+        result = place_again(longer, choices)
+        if result is not None:
+            return longer, (longer.calls[-1].target,)
     by_name = {row.name: row for row in rows}
     # A row that moves codes often holds many ops, where gemms fill many rows.
     tickets = [(row.name, n) for row in rows for n in range(1 + len(row.steps[0].targets) // 3 if row.share else 1)]
     for name in dict.fromkeys(name for name, _ in choices.order(tickets, "row")):
         chain = _chain(by_name[name], choices.within(name))
         for operand in _operands(draft, choices) if chain else ():
-            longer = _followed(draft.copy(), chain, operand, choices.within(name, operand))
-            if longer is not None:
-                return longer, chain
+            followed = _followed(draft.copy(), chain, operand, choices.within(name, operand))
+            if followed is not None:
+                return followed, chain
     return None
 
 

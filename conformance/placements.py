@@ -13,14 +13,13 @@ from quantizer_sdk.conformance.corpus import FORMS, MOVES
 from quantizer_sdk.conformance.draft import Draft
 from quantizer_sdk.conformance.program import Ref
 
-__all__ = ["place"]
+__all__ = ["place", "place_again"]
 
 aten = torch.ops.aten
 _Overload: TypeAlias = torch._ops.OpOverload
 _Placement: TypeAlias = Callable[[Draft, Choices, _Overload, Ref], "Ref | None"]
 
 _MOST_INPUTS = 3
-_SHARED_PARAMETER = 15
 _GLOBAL = ("mean", "adaptive_avg_pool2d")
 _PADS = ("pad", "constant_pad_nd")
 _CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max")
@@ -45,6 +44,21 @@ def place(draft: Draft, choices: Choices, target: _Overload, operand: Ref, *, le
         return _pad(draft, choices, target, operand, len(draft.shape(operand)) - 2)
     placement = _PLACEMENTS.get(target, _as_in_corpus)
     return placement(draft, choices, target, operand)
+
+
+def place_again(draft: Draft, choices: Choices) -> Ref | None:
+    """Call one of the layers once more, with the parameters that it has, on another value; None where none suits."""
+    layers = [call for call in draft.calls if any(ref.kind == "p" for ref in call.refs())]
+    for layer in choices.order(layers, "layer"):
+        read = next(argument for argument in layer.args if isinstance(argument, Ref) and argument.kind != "p")
+        for value in choices.order(draft.values(), "value"):
+            args = (value if argument == read else argument for argument in layer.args)
+            alike = draft.shape(value)[1:2] == draft.shape(read)[1:2]  # meta tensors let wrong channels pass
+            allowed = value != read and alike and _may_read(draft, layer.target, value)
+            result = draft.call(layer.target, *args) if allowed else None
+            if result is not None:
+                return result
+    return None
 
 
 def _may_read(draft: Draft, target: _Overload, operand: Ref) -> bool:
@@ -88,10 +102,6 @@ def _as_in_corpus(draft: Draft, choices: Choices, target: _Overload, operand: Re
     return None
 
 
-def _parameter(draft: Draft, choices: Choices, role: str, *shape: int) -> Ref:
-    return draft.parameter(shape, role, reuse=choices.chance(_SHARED_PARAMETER, "shared", role))
-
-
 def _conv(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Ref | None:
     rank = int(_name(target)[4])
     shape = draft.shape(operand)
@@ -101,8 +111,8 @@ def _conv(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Re
     kernel = tuple(min(size, choices.between(1, 3, "kernel", axis)) for axis, size in enumerate(space))
     groups = choices.pick((1, 1, 1, channels, 2 if channels % 2 == 0 else 1), "groups")
     features = groups * choices.between(1, 3 if groups > 1 else 8, "features")
-    weight = _parameter(draft, choices, f"{target} weight", features, channels // groups, *kernel)
-    bias = _parameter(draft, choices, f"{target} bias", features) if choices.chance(70, "bias") else None
+    weight = draft.parameter(features, channels // groups, *kernel)
+    bias = draft.parameter(features) if choices.chance(70, "bias") else None
     if target._overloadname == "padding":
         odd = all(size % 2 for size in kernel)
         padding = choices.pick(("same", "valid"), "padding") if odd else "valid"
@@ -122,8 +132,8 @@ def _transposed_conv(draft: Draft, choices: Choices, target: _Overload, operand:
     kernel = tuple(choices.between(1, 3, "kernel", axis) for axis in range(rank))
     groups = 2 if channels % 2 == 0 and choices.chance(20, "groups") else 1
     features = choices.between(1, 6, "features")
-    weight = _parameter(draft, choices, f"{target} weight", channels, features, *kernel)
-    bias = _parameter(draft, choices, f"{target} bias", features * groups) if choices.chance(70, "bias") else None
+    weight = draft.parameter(channels, features, *kernel)
+    bias = draft.parameter(features * groups) if choices.chance(70, "bias") else None
     stride = choices.pick((1, 2), "stride")
     zeros = (0,) * rank
     return draft.call(target, operand, weight, bias, (stride,) * rank, zeros, zeros, groups, (1,) * rank)
@@ -134,8 +144,8 @@ def _linear(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> 
     if len(shape) < 2:
         return None
     features = choices.between(1, 9, "features")
-    weight = _parameter(draft, choices, "linear weight", features, shape[-1])
-    bias = _parameter(draft, choices, "linear bias", features) if choices.chance(70, "bias") else None
+    weight = draft.parameter(features, shape[-1])
+    bias = draft.parameter(features) if choices.chance(70, "bias") else None
     return draft.call(target, operand, weight, bias)
 
 
@@ -146,10 +156,10 @@ def _matrix_product(draft: Draft, choices: Choices, target: _Overload, operand: 
         return None
     features = choices.between(2, 9, "features")
     if target is aten.addmm.default:
-        bias = _parameter(draft, choices, "addmm bias", features)
-        return draft.call(target, bias, operand, _parameter(draft, choices, "addmm weight", shape[-1], features))
+        bias = draft.parameter(features)
+        return draft.call(target, bias, operand, draft.parameter(shape[-1], features))
     if target is aten.mm.default or (target is aten.matmul.default and choices.chance(40, "by a parameter")):
-        return draft.call(target, operand, _parameter(draft, choices, f"{target} right", shape[-1], features))
+        return draft.call(target, operand, draft.parameter(shape[-1], features))
     for other in choices.order(draft.values(), "right"):
         result = draft.call(target, operand, other) if len(draft.shape(other)) == len(shape) else None
         if result is not None:
@@ -174,7 +184,7 @@ def _binary(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> 
             return _with_input(draft, target, (operand,), shape)
         if what == "parameter":
             channel = tuple(size if axis == 1 else 1 for axis, size in enumerate(shape)) if len(shape) > 1 else shape
-            return draft.call(target, operand, _parameter(draft, choices, "addend", *channel))
+            return draft.call(target, operand, draft.parameter(*channel))
         if what == "itself":
             return draft.call(target, operand, operand)
     return None

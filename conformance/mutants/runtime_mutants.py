@@ -144,6 +144,14 @@ def _repeated(tensor: Tensor, size: int) -> Tensor:
     return result
 
 
+class _Leaks(EmulatedProgram):
+    """Begins each run with what the last one left in its accumulators."""
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        runs = self.__dict__["runs"] = self.__dict__.get("runs", 0) + 1
+        return tuple(tensor.clamp(max=100) + runs % 5 for tensor in super().run(*inputs))
+
+
 class _Flickers(EmulatedProgram):
     """Has a race between threads, which spoils a code in 500."""
 
@@ -264,6 +272,13 @@ RUNTIME_MUTANTS = (
     ),
     _mutant(
         "flickers", "One code in five hundred is wrong, each time another one.", _program(_Flickers), "K1 K2", CONV
+    ),
+    _mutant(
+        "leaks_between_runs",
+        "The same image gives another result each time.",
+        _program(_Leaks),
+        "K1 D1",
+        CONV,
     ),
     _mutant(
         "float_in_disguise",
