@@ -32,9 +32,10 @@ ARITHMETIC_MUTANTS = (
         "truncates",
         "Results are half a code too small in magnitude on average, which adds up from layer to layer.",
         wrong.with_rounding(Family.DOT, rounding=Rounding.TRUNCATE),
-        "K1 K2 K3",
+        "K1 K2 K3 M1",
         CONV,
         CONV_TIES,
+        "model.dense/s8.pc/seeded/whole",
     ),
     _mutant(
         "rounds_half_up",
@@ -57,7 +58,7 @@ ARITHMETIC_MUTANTS = (
         "addition_rounds_half_even",
         _TIE,
         wrong.with_rounding(Family.ADD, rounding=Rounding.HALF_EVEN),
-        "K1",
+        "K1 K3",
         "aten.add/s8.pc/zp_odd/4d",
     ),
     _mutant(

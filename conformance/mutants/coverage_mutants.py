@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk import Backend, QuantizationSpec
 from quantizer_sdk.conformance.mutants.altered import KEY, altered, annotated, edges, replace_specs
-from quantizer_sdk.conformance.mutants.healthy import healthy
+from quantizer_sdk.conformance.mutants.healthy import healthy, healthy_relu_at_end
 from quantizer_sdk.conformance.mutants.mutant import Mutant
 
 __all__ = ["COVERAGE_MUTANTS"]
@@ -116,12 +116,6 @@ def _symmetric_relu(model: GraphModule) -> None:
     replace_specs(model, change)  # type: ignore[arg-type]
 
 
-def _relu_at_end() -> Backend:
-    backend = altered(healthy(), annotate=_symmetric_relu)
-    assert backend.profile is not None
-    return dataclasses.replace(backend, profile=dataclasses.replace(backend.profile, relu_at_quant_min=True))
-
-
 def _depth(node: Node) -> int:
     """Return how many modules deep an op was called."""
     return len(node.meta.get("nn_module_stack", {}))
@@ -152,8 +146,15 @@ def _bake_batch(model: GraphModule) -> None:
         node.args = (node.args[0], [batch, -1])
 
 
-def _mutant(name: str, harm: str, make: Callable[[], Backend], *cases: str, killers: str = "C1") -> Mutant:
-    return Mutant(name=name, harm=harm, make=make, killers=tuple(killers.split()), cases=cases)
+def _mutant(
+    name: str,
+    harm: str,
+    make: Callable[[], Backend],
+    *cases: str,
+    killers: str = "C1",
+    sound: Callable[[], Backend] = healthy,
+) -> Mutant:
+    return Mutant(name=name, harm=harm, make=make, killers=tuple(killers.split()), cases=cases, sound=sound)
 
 
 COVERAGE_MUTANTS = (
@@ -251,9 +252,10 @@ COVERAGE_MUTANTS = (
     _mutant(
         "relu_without_its_end",
         "Kernels that clamp nothing but the range let negative numbers through a fused relu.",
-        _relu_at_end,
+        lambda: altered(healthy_relu_at_end(), annotate=_symmetric_relu),
         CONV_RELU,
         killers="C4",
+        sound=healthy_relu_at_end,
     ),
     _mutant(
         "outermost_module_alone",

@@ -240,7 +240,14 @@ RUNTIME_MUTANTS = (
     _mutant("hangs", "The first inference never ends.", _program(_Hangs), "D1", RELU, alone=True),
     _mutant("segfaults", "The first inference takes the whole process down.", _program(_Dies), "D1", RELU, alone=True),
     _mutant("returns_float", "Codes come back as floats.", _program(_ReturnsFloat), "D1", CONV),
-    _mutant("returns_constant", "All results are code 0, whatever the input.", _program(_ReturnsConstant), "K1 K2", CONV, ADD),
+    _mutant(
+        "returns_constant",
+        "All results are code 0, whatever the input.",
+        _program(_ReturnsConstant),
+        "K1 K2",
+        CONV,
+        ADD,
+    ),
     _mutant(
         "drops_outputs", "The last output is missing.", _program(_DropsOutputs), "D1", "aten.cat/s8.pc/generic/two"
     ),

@@ -22,7 +22,7 @@ ROW = re.compile(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_named_check_sees_the_defect(case):
     if case.needs is not None and shutil.which(case.needs) is None:
-        pytest.skip(f"{case.needs} is not installed")
+        pytest.fail(f"{case.needs} is not installed: apt-get install {case.needs}")
     found = case.defective()
     assert (found.status, found.signature) == (case.status, case.signature), found.message
     found = case.healthy()

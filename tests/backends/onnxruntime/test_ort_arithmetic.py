@@ -13,8 +13,6 @@ from quantizer_sdk.backends.onnxruntime import lower
 from quantizer_sdk.backends.onnxruntime.profile import PROFILE
 from quantizer_sdk.profile import Family, Multiplier, ZeroPointOrder
 
-pytest.importorskip("onnxruntime")
-
 f32 = np.float32
 OPS = torch.ops.quantized_decomposed
 # (scales of operands and result, zero points of the same)

@@ -1,14 +1,11 @@
 """A whole network on ONNX Runtime: EfficientNet-Lite0 with its ImageNet weights and real images."""
 
-import pytest
 import torch
 
 from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.backends.onnxruntime import BACKEND, lower
 from quantizer_sdk.demo.data import load_images, load_lite0
 from quantizer_sdk.demo.metrics import agreement, sqnr_db
-
-pytest.importorskip("onnxruntime")
 
 SHAPES = ({0: torch.export.Dim("batch", min=1, max=32)},)
 

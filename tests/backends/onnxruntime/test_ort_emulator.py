@@ -11,8 +11,6 @@ from quantizer_sdk.backends.onnxruntime import BACKEND, SessionSettings, lower, 
 from quantizer_sdk.backends.onnxruntime.emulated_process import _process
 from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
 
-pytest.importorskip("onnxruntime")
-
 OPS = torch.ops.quantized_decomposed
 
 

@@ -22,8 +22,6 @@ from quantizer_sdk.backend import Executable
 from quantizer_sdk.backends.onnxruntime import BACKEND, SessionSettings, get_uint8_quantization_config, lower
 from quantizer_sdk.backends.onnxruntime.lowering import lower_unoptimized, to_onnx
 
-pytest.importorskip("onnxruntime")
-
 OPS = torch.ops.quantized_decomposed
 IN = (0.03, 131, 0, 255, torch.uint8)
 OUT = (0.02, 28, 0, 255, torch.uint8)

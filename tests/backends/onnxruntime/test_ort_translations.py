@@ -9,8 +9,6 @@ from quantizer_sdk import LoweringError
 from quantizer_sdk.backends.onnxruntime import lower
 from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
 
-pytest.importorskip("onnxruntime")
-
 IMAGE, ROWS = (2, 4, 7, 6), (3, 8)
 
 
