@@ -14,7 +14,7 @@ from quantizer_sdk.conformance.mutants.page import render
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "conformance" / "mutants.md"
 
 
-def main():
+def main() -> None:
     torch.set_num_threads(1)
     page = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
     judgements = list(tqdm(judge_mutants(MUTANTS), total=len(MUTANTS), unit=" mutants"))

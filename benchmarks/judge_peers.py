@@ -1,17 +1,32 @@
-"""The peer that the conformance suite judges beside our own backends, as data: `judge_peers:PEER`.
+"""Judge the peer's quantizer by the conformance suite: `python benchmarks/judge_peers.py`.
 
 ExecuTorch's own XNNPACKQuantizer runs unmodified on our engine, with its recipe for static int8, and its graphs run on
 the kernels of our XNNPACK backend. So whatever differs in the verdicts is the quantizers' own.
+
+Writes docs/conformance/peers.md, and for each kind of defect one script of public packages alone that shows it, which
+it runs. `judge_peers:PEER` is the peer as data, for `quantizer-sdk conform`.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from quantizer_sdk import Backend
+from tqdm import tqdm
+
+from quantizer_sdk import Backend, QuantizerError
 from quantizer_sdk.backends.xnnpack import BACKEND
 from quantizer_sdk.backends.xnnpack.runtime import importing
+from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_check
+from quantizer_sdk.conformance.report import Report
+from quantizer_sdk.conformance.run import Settings, run_suite
+from quantizer_sdk.conformance.suite import Selection, scenarios_of
 
 __all__ = ["PEER"]
 
@@ -37,3 +52,139 @@ PEER = Backend(
     profile=BACKEND.profile,
     configurations={"s8.pc": _quantizer, "s8.pt": functools.partial(_quantizer, is_per_channel=False)},
 )
+
+
+_DOCUMENT = Path(__file__).parents[1] / "docs" / "conformance" / "peers.md"
+_SCRIPTS = _DOCUMENT.parent / "peers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defect:
+    """Cases that fall short in the same way.
+
+    Attributes:
+        check: The check that they fall short of.
+        signature: In what way.
+        subject: The op that begins their graphs.
+        outcomes: The cases.
+    """
+
+    check: str
+    signature: str
+    subject: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def name(self) -> str:
+        """How its script is called."""
+        words = f"{self.check}-{self.subject}-{self.signature}".lower().replace("aten.", "").replace(" ", "-")
+        return "".join(letter for letter in words if letter.isalnum() or letter in "-_")
+
+
+def defects_of(report: Report) -> list[Defect]:
+    """Group what falls short, cases that only follow from a program that cannot be made left out."""
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    for outcome in report.outcomes:
+        if outcome.status.falls_short and outcome.status is not Status.UNKNOWN:
+            subject = outcome.id.split("/")[1].split("+")[0]
+            groups.setdefault((case_check(outcome.id), outcome.signature, subject), []).append(outcome)
+    return [
+        Defect(check=check, signature=signature, subject=subject, outcomes=tuple(outcomes))
+        for (check, signature, subject), outcomes in sorted(groups.items())
+    ]
+
+
+def written_scripts(defects: list[Defect], seed: int) -> Iterator[tuple[Defect, str]]:
+    """Write and run a script for each defect; yield what it showed."""
+    from quantizer_sdk.conformance.standalone import standalone_script
+
+    scenarios = {id_: scenario for scenario in scenarios_of(PEER) for id_ in scenario.case_ids()}
+    _SCRIPTS.mkdir(exist_ok=True)
+    for old in _SCRIPTS.glob("*.py"):
+        old.unlink()
+    for defect in tqdm(defects, desc="scripts", file=sys.stderr):
+        outcome = defect.outcomes[0]
+        try:
+            text = standalone_script(scenarios[outcome.id], PEER, outcome, seed)
+        except QuantizerError as e:
+            yield defect, f"no script: {str(e).splitlines()[0]}"
+            continue
+        path = _SCRIPTS / f"{defect.name}.py"
+        path.write_text(text, encoding="utf-8")
+        result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False)
+        if result.returncode == 1:
+            yield defect, f"[shown](peers/{path.name})"
+        else:
+            path.unlink()
+            yield defect, "no code shows it: the check looks at the quantizer"
+
+
+def document(report: Report, shown: list[tuple[Defect, str]]) -> str:
+    """Return docs/conformance/peers.md."""
+    versions = ", ".join(f"{name} {report.environment[name]}" for name in ("torch", "executorch"))
+    lines = [
+        "# Peers judged",
+        "",
+        "ExecuTorch's own `XNNPACKQuantizer`, per channel and per tensor, runs unmodified on our engine, its graphs on",
+        f"the kernels that ours run on. Written by `python benchmarks/judge_peers.py` ({versions},",
+        f"{report.environment['isa']}, seed {report.seed}). Cases come from what it claims when all ops of the corpus",
+        "are offered to it.",
+        "",
+        f"Verdict: **{report.verdict}**.",
+        "",
+        "| Level | " + " | ".join(status.value for status in Status) + " | reached |",
+        "|---|" + "---|" * (len(Status) + 1),
+    ]
+    for level in report.levels():
+        counts = " | ".join(str(level.counts.get(status, 0)) for status in Status)
+        lines.append(f"| {level.name} | {counts} | {'yes' if level.reached else 'no'} |")
+    lines += [
+        "",
+        "UNKNOWN are cases whose program cannot be lowered, loaded or run; the D1 case beside each says why.",
+        "",
+        "## What falls short",
+        "",
+        "One line for each check, kind of shortfall and op. A script holds the quantized graph as torch code and needs",
+        "torch and executorch alone: it exits with 1 where the defect is there, as it did when this page was written.",
+        "",
+        "| Check | Op | Cases | What was found, in the first of them | Script |",
+        "|---|---|---|---|---|",
+    ]
+    for defect, script in shown:
+        first = defect.outcomes[0]
+        found = " ".join(first.message.split()).replace("|", "/")
+        found = found if len(found) <= 260 else f"{found[:257]}..."
+        check = f"{defect.check}: {CHECKS[defect.check][1].split(';')[0].split(':')[0]}"
+        cells = (check, defect.subject, str(len(defect.outcomes)), f"`{first.id}`: {found}", script)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the suite on the peer and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--select", action="append", default=[], help="case ids, as fnmatch reads them")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parent))
+    settings = Settings(
+        backend="judge_peers:PEER",
+        selection=Selection(patterns=tuple(options.select)),
+        seed=options.seed,
+        workers=options.jobs,
+    )
+    with tqdm(desc="cases", file=sys.stderr) as bar:
+
+        def show(done: int, total: int, _last: Any) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = run_suite(settings, show)
+    shown = list(written_scripts(defects_of(report), options.seed))
+    _DOCUMENT.write_text(document(report, shown), encoding="utf-8")
+    print(f"{report.verdict}: {len(shown)} kinds of shortfall; wrote {_DOCUMENT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -161,7 +161,7 @@ def _accepted(bench: Bench, kernel: Kernel, profile: Profile) -> Iterator[str]:
             continue
         if _is_bias(kernel, source):
             if qparams.dtype is not torch.int32:
-                yield f"{source.name}: a bias of {qparams.dtype}; {profile.name}'s kernels add int32 steps, or take floats"
+                yield f"{source.name}: a bias of {qparams.dtype}; {profile.name} adds int32 steps, or takes floats"
             continue
         if source not in weight_of:
             activations.append(qparams)

@@ -74,8 +74,8 @@ def close_to_float(bench: Bench) -> Finding:
         allowed = DEFICIT_DB + worst.slack
         if worst.deficit > allowed:
             message = (
-                f"{worst.where}: rounding its {worst.values} numbers alone costs {worst.deficit:.1f} dB more than plain "
-                f"min-max of 8 bits; {allowed:.1f} dB is allowed"
+                f"{worst.where}: rounding its {worst.values} numbers alone costs {worst.deficit:.1f} dB more than "
+                f"plain min-max of 8 bits; {allowed:.1f} dB is allowed"
             )
             return failed("deficit", message, numbers)
     return passed(numbers)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.conformance.edits import pruned
+from quantizer_sdk.conformance.edits import REFUSALS, pruned
 from quantizer_sdk.conformance.program import Call, Program, Ref
 
 __all__ = ["Draft"]
 
 _MOST_ELEMENTS = 600
-_REFUSALS = (RuntimeError, IndexError, ValueError, TypeError)  # what torch raises for shapes that do not fit
 
 
 class Draft:
@@ -67,7 +66,7 @@ class Draft:
         call = Call(target, args)
         try:
             result = target(*(_resolved(argument, self._tensors) for argument in args))
-        except _REFUSALS:
+        except REFUSALS:
             return None
         if not isinstance(result, Tensor) or not result.dim() or not 0 < result.numel() <= _MOST_ELEMENTS:
             return None

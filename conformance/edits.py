@@ -6,9 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from quantizer_sdk.conformance.program import Call, Program, Ref
 
-__all__ = ["cut_at", "extracted", "pruned", "substituted", "with_outputs"]
+__all__ = ["REFUSALS", "cut_at", "extracted", "is_valid", "pruned", "substituted", "with_outputs"]
+
+REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, ArithmeticError)
+"""What torch raises for operands that do not suit an op."""
 
 
 def pruned(program: Program) -> Program:
@@ -60,6 +65,20 @@ def extracted(program: Program, places: Iterable[int]) -> Program:
 def with_outputs(program: Program, outputs: tuple[Ref, ...]) -> Program:
     """Return the program that gives these results only."""
     return pruned(replace(program, outputs=outputs))
+
+
+def is_valid(program: Program) -> bool:
+    """Whether each call takes its operands and gives something, and each result is one of theirs."""
+    if not program.calls or any(ref.kind != "v" for ref in program.results):
+        return False
+    try:
+        if any(0 in shape for shape in program.shapes()):
+            return False
+        with torch.no_grad():  # shapes alone let some wrong operands pass, such as channels that no group divides
+            program.module()(*[torch.zeros(shape) for shape in program.inputs])
+    except REFUSALS:
+        return False
+    return True
 
 
 def _rewired(call: Call, new: Mapping[Ref, Ref]) -> Call:

@@ -195,7 +195,8 @@ def _called_twice(bench: Bench) -> Finding:
     kernels, alone = Kernels.of(model), bench.kernels
     wanted = {str(kernel.targets) for kernel in alone.found}
     found = [str(kernel.targets) for kernel in kernels.found]
-    numbers = {"kernels": len(found), "alone": len(alone.found), "quantizes": len(computed_quantizes(model))}
+    numbers: dict[str, float] = {"kernels": len(found), "alone": len(alone.found)}
+    numbers |= {"quantizes": len(computed_quantizes(model))}
     missing = [name for name in sorted(wanted) if found.count(name) < 2]
     if missing:
         return failed("structure", f"of two calls, kernels {', '.join(missing)} are there {len(found)} times", numbers)

@@ -5,8 +5,8 @@
   codes, as they are on average, across a tie once in 1 / (40 ε): of 20,000 results this finds an ε of 2^-16.
 - zp_odd, zp_even: every scale a power of two, so that results often lie exactly between two codes; an odd zero point
   tells rounding before it is added from rounding after.
-- zp_inside: the same, but a range without negative numbers has its zero point inside too, as where its qparams are shared
-  with another tensor: then a relu is not merely the lower end of the range, and the kernel must clamp.
+- zp_inside: the same, but a range without negative numbers has its zero point inside too, as where it shares its
+  qparams with another tensor: then a relu is not merely the lower end of the range, and the kernel must clamp.
 - drifting: generic, but the first batch of calibration data reaches twice as far up as the second, and the second twice
   as far down as the first: only who sees both knows the range.
 - ends: weights at both ends of their range and activations likewise: the largest accumulators there are.

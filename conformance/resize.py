@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from quantizer_sdk.conformance.edits import is_valid
 from quantizer_sdk.conformance.program import Call, Program
 
 __all__ = ["resizings", "smallest"]
@@ -15,7 +16,6 @@ _Path: TypeAlias = tuple[Any, ...]
 """Where a number stands: ("inputs", 0, 2) is the size of input 0 along axis 2, ("calls", 1, 3, 0) is in call 1."""
 
 _MOST_PAIRS = 40
-_REFUSALS = (RuntimeError, IndexError, ValueError, TypeError)  # what torch raises for shapes that do not fit
 
 
 def smallest(program: Program) -> Iterator[Program]:
@@ -53,17 +53,9 @@ def _resized(program: Program, numbers: Mapping[_Path, int], path: _Path, smalle
     for along in ((), *((other,) for other in others), *pairs, equal, tuple(others)):
         changes = {path: smaller, **{other: numbers[other] * smaller // value for other in along}}
         candidate = _with_numbers(program, changes)
-        if _fits(candidate):
+        if is_valid(candidate):
             return candidate
     return None
-
-
-def _fits(program: Program) -> bool:
-    """Whether each call takes its operands, and gives something."""
-    try:
-        return all(0 not in shape for shape in program.shapes())
-    except _REFUSALS:
-        return False
 
 
 def _numbers(program: Program) -> dict[_Path, int]:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from quantizer_sdk.conformance.edits import cut_at, extracted, pruned, substituted, with_outputs
+from quantizer_sdk.conformance.edits import cut_at, extracted, is_valid, pruned, substituted, with_outputs
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.conformance.resize import resizings, smallest
 from quantizer_sdk.conformance.scenario import Scenario
@@ -51,7 +51,7 @@ class _Shrinking:
         program = self.best.program
         found: dict[str, Program] = {}
         for candidate in edit(program):
-            if _weight(candidate) < _weight(program) and _valid(candidate):
+            if _weight(candidate) < _weight(program) and is_valid(candidate):
                 found.setdefault(_text(candidate), candidate)
         return self._accept(list(itertools.islice(found.values(), _MOST_AT_ONCE)))
 
@@ -116,12 +116,10 @@ def _cuts(program: Program) -> Iterator[Program]:
 
 
 def _bypasses(program: Program) -> Iterator[Program]:
-    """Yield the program without a call, whose operand of the same shape goes on in its place."""
-    shapes = program.shapes()
+    """Yield the program without a call, whose operand goes on in its place."""
     for place, call in enumerate(program.calls):
         for ref in dict.fromkeys(call.refs()):
-            shape = shapes[ref.index] if ref.kind == "v" else program.inputs[ref.index] if ref.kind == "x" else None
-            if shape == shapes[place]:
+            if ref.kind != "p":
                 yield substituted(program, {Ref("v", place): ref})
 
 
@@ -145,15 +143,6 @@ def _bare(program: Program) -> Iterator[Program]:
 
 
 _EDITS = (_parts, _fewer_results, _cuts, _bypasses, _merges, _bare)
-
-
-def _valid(program: Program) -> bool:
-    """Whether the calls take their operands, and each result is one of theirs."""
-    try:
-        program.shapes()
-    except (RuntimeError, IndexError, ValueError, TypeError):
-        return False
-    return bool(program.calls) and all(ref.kind == "v" for ref in program.results)
 
 
 def _weight(program: Program) -> tuple[int, ...]:

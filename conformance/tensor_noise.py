@@ -3,7 +3,8 @@
 Noise at the results alone hides what is lost before: where a large term is added to a small one, the small one's own
 codes hardly show. So each tensor is rounded for itself, weights channel by channel where they have a scale for each.
 
-The plain quantizer's noise is the expected one, step² / 12 for every number but 0, which is exact: that is nobody's luck.
+The plain quantizer's noise is the expected one, step² / 12 for every number but 0, which is exact: so it is nobody's
+luck.
 """
 
 from __future__ import annotations
@@ -94,11 +95,12 @@ class _Unrounded(Interpreter):
         self.reached: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:
-        if is_quantize(n):
-            self.reached[n] = self.env[n.args[0]].clone()
+        source = n.args[0] if n.args else None
+        if is_quantize(n) and isinstance(source, Node):
+            self.reached[n] = self.env[source].clone()
             return self.reached[n]
-        if is_dequantize(n) and isinstance(n.args[0], Node) and is_quantize(n.args[0]):
-            return self.env[n.args[0]].clone()  # which ops may change in place, as they may a dequantized tensor
+        if is_dequantize(n) and isinstance(source, Node) and is_quantize(source):
+            return self.env[source].clone()  # which ops may change in place, as they may a dequantized tensor
         return super().run_node(n)
 
 

@@ -135,7 +135,7 @@ def _mumbling(model: GraphModule, quantizer: Quantizer) -> GraphModule:
 @contextlib.contextmanager
 def _truncating_quantize() -> Iterator[None]:
     """Register a CPU kernel of quantize that truncates, as a runtime's import may register its own."""
-    library = torch.library.Library("quantized_decomposed", "IMPL")  # gone when the block ends
+    library = torch.library.Library("quantized_decomposed", "IMPL")  # type: ignore[no-untyped-call]
 
     def quantize(
         x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype
@@ -143,10 +143,10 @@ def _truncating_quantize() -> Iterator[None]:
         return (torch.trunc(x / scale) + zero_point).clamp(quant_min, quant_max).to(dtype)
 
     try:
-        library.impl("quantize_per_tensor", quantize, "CPU")
+        library.impl("quantize_per_tensor", quantize, "CPU")  # type: ignore[no-untyped-call]
         yield
     finally:
-        library._destroy()
+        library._destroy()  # type: ignore[no-untyped-call]
 
 
 def _mutant(

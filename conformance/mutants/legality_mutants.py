@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -105,9 +106,8 @@ def _coarse_float(model: GraphModule) -> None:
     for producer, _node, annotation in edges(model):
         spec = annotation.input_qspec_map[producer]
         if isinstance(spec, DerivedQuantizationSpec):
-            annotation.input_qspec_map[producer] = dataclasses.replace(
-                spec, derive_qparams_fn=lambda observers, spec=spec: _widened(spec, observers)
-            )
+            widened = functools.partial(_widened, spec)
+            annotation.input_qspec_map[producer] = dataclasses.replace(spec, derive_qparams_fn=widened)
 
 
 def _widened(spec: DerivedQuantizationSpec, observers: list[Any]) -> tuple[Tensor, Tensor]:

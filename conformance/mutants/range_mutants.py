@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ DRIFTING_CONV = "aten.conv2d/s8.pc/drifting/3x3"
 
 
 def _chosen(
-    change: Callable[[Tensor, Tensor], _Chosen], which: Callable[[Observers], list[object]] = activations
+    change: Callable[[Tensor, Tensor], _Chosen], which: Callable[[Observers], list[Any]] = activations
 ) -> Callable[[], Backend]:
     """Make a backend whose observers choose other qparams."""
 
@@ -53,7 +54,7 @@ def _chosen(
     return lambda: altered(healthy(), observe=observe)
 
 
-def _last(observers: Observers) -> list[object]:
+def _last(observers: Observers) -> list[Any]:
     return activations(observers)[-1:]
 
 
@@ -101,7 +102,7 @@ def _seeing(change: Callable[[Tensor, int], Tensor | None]) -> Callable[[], Back
     return lambda: altered(healthy(), observe=observe)
 
 
-def _deceive(observer: torch.nn.Module, change: Callable[[Tensor, int], Tensor | None]) -> None:
+def _deceive(observer: Any, change: Callable[[Tensor, int], Tensor | None]) -> None:
     original, batches = observer.observe, iter(range(1_000_000))
 
     def deceived(x: Tensor) -> None:
@@ -109,7 +110,7 @@ def _deceive(observer: torch.nn.Module, change: Callable[[Tensor, int], Tensor |
         if seen is not None:
             original(seen)
 
-    observer.observe = deceived  # type: ignore[assignment]
+    observer.observe = deceived
 
 
 def _forgetting(_model: GraphModule, observers: Observers) -> None:
@@ -135,18 +136,18 @@ def _fix_outputs(model: GraphModule) -> None:
             annotation.output_qspec = fixed
 
 
-def _without_zero(observer: torch.nn.Module) -> None:
+def _without_zero(observer: Any) -> None:
     def chosen() -> _Chosen:
-        low, high = observer.min_val + 0.5 * (observer.max_val - observer.min_val), observer.max_val  # type: ignore[operator]
-        scale = ((high - low) / 255).reshape(1)  # type: ignore[union-attr]
+        low, high = observer.min_val + 0.5 * (observer.max_val - observer.min_val), observer.max_val
+        scale = ((high - low) / 255).reshape(1)
         return scale, (-128 - torch.round(low / scale)).to(torch.int32)
 
-    observer.calculate_qparams = chosen  # type: ignore[assignment]
+    observer.calculate_qparams = chosen
 
 
 def _exclude_zero(_model: GraphModule, observers: Observers) -> None:
     """Let the results' ranges be the upper half of what was seen, whether 0 is in it or not."""
-    _without_zero(_last(observers)[0])  # type: ignore[arg-type]
+    _without_zero(_last(observers)[0])
 
 
 def _mutant(name: str, harm: str, make: Callable[[], Backend], killers: str, *cases: str) -> Mutant:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,8 +152,8 @@ def saturating_pairs(site: Site, profile: Profile, node: Node) -> Tensor:
         activation, weight = _operands(site)
         offset = 128 + (site.value.operands[0].zero_point or 0)
         products = (activation + offset).unsqueeze(1) * weight.unsqueeze(0)
-        odd = products.shape[-1] % 2
-        pairs = torch.nn.functional.pad(products, (0, odd)).unflatten(-1, (-1, 2)).sum(-1)
+        even, odd = products[..., 0::2], products[..., 1::2]
+        pairs = even + torch.nn.functional.pad(odd, (0, even.shape[-1] - odd.shape[-1]))
         total = pairs.clamp(-(2**15), 2**15 - 1).sum(-1) - offset * weight.sum(-1)
         term, *bias = site.value.exact.terms
         terms = (dataclasses.replace(term, values=total), *bias)
@@ -185,9 +186,9 @@ def padded_with(fill: Callable[[int], int], *, behind: bool = True) -> Callable[
         pads = pads if behind else [pads[place ^ 1] for place in range(len(pads))]
         code = fill(site.value.operands[0].zero_point or 0)
         padded = torch.nn.functional.pad(activation.double(), pads, value=float(code))
-        args = dict(zip(("stride", "padding", "dilation", "groups"), conv.args[3:], strict=False))
-        args = {name: value for name, value in args.items() if name != "padding"}
-        total = torch.nn.functional.conv2d(padded, weight.double(), **args).long()
+        arguments: list[Any] = [*conv.args[3:], *(1, 0, 1, 1)[len(conv.args) - 3 :]]
+        arguments[1] = 0
+        total = torch.nn.functional.conv2d(padded, weight.double(), None, *arguments).long()
         term, *bias = site.value.exact.terms
         terms = (dataclasses.replace(term, values=total), *bias)
         return predicted(_with_exact(site, dataclasses.replace(site.value.exact, terms=terms)), profile, node)

@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk import Profile, QuantizationSpec, SharedQuantizationSpec
-from quantizer_sdk.conformance.mutants.altered import altered, annotated
+from quantizer_sdk.conformance.mutants.altered import KEY, altered, annotated
 from quantizer_sdk.conformance.mutants.emulated import predicted
 from quantizer_sdk.conformance.mutants.healthy import healthy, profile_of, runner_with
 from quantizer_sdk.conformance.oracle import Site
@@ -63,10 +63,10 @@ def _own_operands(model: GraphModule) -> None:
 
 
 def _unquantized(model: GraphModule) -> None:
-    """Leave sums float."""
-    for node, annotation in annotated(model):
+    """Leave sums without an annotation."""
+    for node, _ in list(annotated(model)):
         if node.target is aten.add.Tensor:
-            annotation.output_qspec = None
+            del node.meta[KEY]
 
 
 def _one_more(site: Site, profile: Profile, node: Node) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from planted_backends import CATS, FLOAT_SUM, OFF_BY_ONE, UNSHARED_CAT
 
-from quantizer_sdk.conformance.bench import Bench
+from quantizer_sdk.conformance.bench import Bench, input_quantizes
 from quantizer_sdk.conformance.edits import cut_at, extracted, pruned
 from quantizer_sdk.conformance.evaluate import evaluate
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
@@ -147,15 +147,15 @@ def test_numbers_on_the_way_to_a_goal():
     assert nearer(6, 5) == []
 
 
-def failing(backend, check, count=12):
-    """Return the first random graph on which a check fails, and what it finds."""
-    rows = backend.quantizer().rows
-    for scenario in fuzz_scenarios(rows, tuple(backend.schemes()), frozenset(), count=count):
+def failing(backend, check, *names):
+    """Return the first random graph of some rows on which a check fails."""
+    rows = [row for row in backend.quantizer().rows if row.name in names]
+    for scenario in fuzz_scenarios(rows, tuple(backend.schemes()), frozenset(), count=12):
         if check in scenario.checks:
             (outcome,) = evaluate(scenario, backend, (check,), 0)
             if outcome.status is Status.FAIL:
                 return replace(scenario, checks=(check,))
-    pytest.fail("fuzzing finds nothing")
+    return pytest.fail("fuzzing finds nothing")
 
 
 def reproduce(backend, scenario):
@@ -167,36 +167,36 @@ def reproduce(backend, scenario):
 
 
 def test_a_concatenation_of_different_scales_is_found_and_left_with_what_feeds_it():
-    small = reproduce(UNSHARED_CAT, failing(UNSHARED_CAT, "C3")).program
+    small = reproduce(UNSHARED_CAT, failing(UNSHARED_CAT, "C3", "relu", "conv", "linear", "cat", "mul")).program
     assert len(small.calls) <= 2
     assert small.calls[-1].target in CATS
     assert sum(torch.Size(shape).numel() for shape in small.inputs) <= 2
 
 
 def test_a_sum_left_float_is_found_alone():
-    small = reproduce(FLOAT_SUM, failing(FLOAT_SUM, "C1")).program
-    assert [call.target for call in small.calls] == [aten.add.Tensor]
+    small = reproduce(FLOAT_SUM, failing(FLOAT_SUM, "C1", "relu", "linear", "add", "max_pool")).program
+    assert aten.add.Tensor in [call.target for call in small.calls]
+    assert len(small.calls) <= 2
 
 
-def test_products_that_are_off_by_one_are_found_alone_and_on_zeros():
-    found = failing(OFF_BY_ONE, "K1")
-    assert len(found.program.calls) > 1
-    small = reproduce(OFF_BY_ONE, found)
-    assert {call.target for call in small.program.calls} <= {aten.mul.Tensor, aten.mul_.Tensor}
-    evidence = evidence_of(Bench(small, OFF_BY_ONE, 0), "K1")
-    assert evidence.actual.numel() <= 2
+@pytest.fixture(scope="module")
+def guilty():
+    scenario = failing(OFF_BY_ONE, "K1", "relu", "mul", "cat")
+    assert len(scenario.program.calls) > 1
+    return scenario
+
+
+def test_products_that_are_off_by_one_are_found_alone(guilty):
+    small = reproduce(OFF_BY_ONE, guilty)
+    (call,) = small.program.calls
+    assert call.target in {aten.mul.Tensor, aten.mul_.Tensor}
+    assert set(small.program.inputs) <= {(1,) * len(small.program.inputs[0])}
+
+
+def test_evidence_from_a_large_graph_is_the_kernel_by_itself_on_zeros(guilty):
+    evidence = evidence_of(Bench(guilty, OFF_BY_ONE, 0), "K1")
     assert bool((evidence.actual == evidence.expected + 1).all())
-
-
-def test_evidence_from_a_large_graph_is_the_kernel_by_itself_with_few_codes_that_are_not_zero():
-    found = failing(OFF_BY_ONE, "K1")
-    evidence = evidence_of(Bench(found, OFF_BY_ONE, 0), "K1")
     targets = [node.target for node in evidence.model.graph.nodes if str(node.target).startswith("aten")]
     assert targets in ([aten.mul.Tensor], [aten.mul_.Tensor])
-    zeros = {
-        str(node.name): node.args[2]
-        for node in evidence.model.graph.nodes
-        if "quantize_per_tensor.default" in str(node.target)
-    }
-    away = sum(int((codes != zero).sum()) for codes, zero in zip(evidence.inputs, zeros.values(), strict=False))
-    assert away == 0, "a product of zeros is off as well"
+    zeros = [node.args[2] for node in input_quantizes(evidence.model)]
+    assert all(bool((codes == zero).all()) for codes, zero in zip(evidence.inputs, zeros, strict=True))
