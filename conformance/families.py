@@ -212,7 +212,6 @@ def _sides(base: Scenario) -> Iterator[Scenario]:
     yield replace(base, data="nonfinite", checks=("K7",))
     if _has_weights(base.targets):
         yield replace(base, data="ends", checks=("R1", "K1", "K4"))
-        yield replace(base, data="many", checks=("K2",))
         yield replace(base, data="unequal", checks=("R1", "R2", "K1", "K6"))
         yield replace(base, data="many", checks=("K1", "K2"))
     if any(len(shape) == 4 for shape in base.program.inputs):
