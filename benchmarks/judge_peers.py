@@ -130,6 +130,7 @@ def document(report: Report, shown: list[tuple[Defect, str]]) -> str:
         f"{report.environment['isa']}, seed {report.seed}). Cases come from what it claims when all ops of the corpus",
         "are offered to it.",
         "",
+        *([f"Only cases like {report.selection['select']} were run.", ""] if report.selection else []),
         f"Verdict: **{report.verdict}**.",
         "",
         "| Level | " + " | ".join(status.value for status in Status) + " | reached |",

@@ -24,11 +24,17 @@ _BIASED = ("conv", "linear", "addmm")
 
 
 def refusal(bench: Bench) -> str | None:
-    """Return why the quantizer left the subject float by a check of its own, if it did."""
+    """Return why the quantizer left the subject float by a check of its own, if it did.
+
+    In a random graph an op may also stand where no row begins with it, as an activation behind a value that has other
+    readers: it is left float for want of a row, and says so.
+    """
     rows = {row.name for row in getattr(bench.quantizer(), "rows", ())}
+    random = bench.scenario.subject.startswith("graph.")
     for op in _subject(bench):
-        if op.state == "float" and op.reason is not None and op.reason.split(":")[0] in rows:
-            return op.reason
+        reason = op.reason if op.state == "float" else None
+        if reason is not None and (reason.split(":")[0] in rows or (random and reason.startswith("no row for"))):
+            return reason
     return None
 
 

@@ -20,7 +20,7 @@ from quantizer_sdk.conformance.run import Progress, Settings
 from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.shrink import FirstFailing, shrink
 from quantizer_sdk.conformance.suite import _unanswerable
-from quantizer_sdk.conformance.workers import Job, evaluate_here, open_pool, outcomes_of, run_scenarios, script_here
+from quantizer_sdk.conformance.workers import Job, evaluate_here, open_pool, outcomes_of, script_here
 from quantizer_sdk.errors import BackendError
 
 __all__ = ["Defect", "discover"]
@@ -78,16 +78,13 @@ def discover(
     )
     total, done = sum(len(scenario.checks) for scenario in scenarios), 0
     failures: list[tuple[Scenario, Outcome]] = []
-    for scenario, outcomes in run_scenarios(scenarios, job, workers=settings.workers, timeout=settings.timeout):
-        done += len(outcomes)
-        failures += [(scenario, outcome) for outcome in _failures(outcomes)]
-        if progress is not None:
-            progress(done, total, outcomes)
-    if not failures:
-        return ()
-    failures.sort(key=lambda failure: failure[1].id)
     with open_pool(job, settings.workers) as pool:
         reduction = _Reduction(pool, settings.workers, settings.timeout, out)
+        for scenario, outcomes in zip(scenarios, reduction.outcomes(scenarios, ahead=4), strict=True):
+            done += len(outcomes)
+            failures += [(scenario, outcome) for outcome in _failures(outcomes)]
+            if progress is not None:
+                progress(done, total, outcomes)
         for place, (scenario, outcome) in enumerate(failures):
             if note is not None:
                 note(f"{place + 1} of {len(failures)} failures: {outcome.id}")
@@ -145,7 +142,7 @@ class _Reduction:
         if known is not None:
             self.defects[key] = replace(known, ids=(*known.ids, outcome.id))
             return
-        ((found,),) = self._outcomes([small])
+        ((found,),) = self.outcomes([small])
         if _kind(found) == kind:  # else it comes and goes, and what was found first is all that is known
             outcome = replace(found, id=outcome.id)
         script, reason = self._script(small, outcome)
@@ -153,17 +150,17 @@ class _Reduction:
 
     def _first_failing(self, kind: tuple[str, Status, str]) -> FirstFailing:
         def first_failing(candidates: Sequence[Scenario]) -> int | None:
-            found = enumerate(self._outcomes(candidates))
+            found = enumerate(self.outcomes(candidates))
             return next((place for place, outcomes in found if _kind(outcomes[0]) == kind), None)
 
         return first_failing
 
-    def _outcomes(self, scenarios: Sequence[Scenario]) -> Iterator[list[Outcome]]:
-        """Yield what each scenario comes to, in order; as many run ahead as there are workers."""
+    def outcomes(self, scenarios: Sequence[Scenario], *, ahead: int = 1) -> Iterator[list[Outcome]]:
+        """Yield what each scenario comes to, in order; so many for each worker are given out ahead."""
         running: deque[tuple[Scenario, Any]] = deque()
         for scenario in scenarios:
             running.append((scenario, self._pool.schedule(evaluate_here, args=(scenario,), timeout=self._timeout)))
-            if len(running) == self._workers:
+            if len(running) == self._workers * ahead:
                 yield self._outcome(*running.popleft())
         while running:
             yield self._outcome(*running.popleft())

@@ -79,6 +79,10 @@ class Draft:
         self._tensors[ref] = result
         return ref
 
+    def close(self, ref: Ref) -> None:
+        """Let no further call read a tensor."""
+        self._spent.add(ref)
+
     def shape(self, ref: Ref) -> tuple[int, ...]:
         """Return a tensor's shape."""
         return tuple(self._tensors[ref].shape)
@@ -89,7 +93,7 @@ class Draft:
         return len(self._inputs)
 
     def values(self) -> list[Ref]:
-        """Return what a call may read, oldest first: inputs and results, but for those that were written over."""
+        """Return what a call may read, oldest first: inputs and results, but for those written over or closed."""
         return [ref for ref in self._tensors if ref.kind != "p" and ref not in self._spent]
 
     def unread(self) -> list[Ref]:

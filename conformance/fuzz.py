@@ -140,21 +140,29 @@ def _grown(draft: Draft, rows: Sequence[Row], choices: Choices) -> tuple[Draft, 
     by_name = {row.name: row for row in rows}
     # A row that moves codes often holds many ops, where gemms fill many rows.
     tickets = [(row.name, n) for row in rows for n in range(1 + len(row.steps[0].targets) // 3 if row.share else 1)]
+    alone = frozenset(target for row in rows if len(row.steps) == 1 for target in row.steps[0].targets)
     for name in dict.fromkeys(name for name, _ in choices.order(tickets, "row")):
         chain = _chain(by_name[name], choices.within(name))
         for operand in _operands(draft, choices) if chain else ():
-            followed = _followed(draft.copy(), chain, operand, choices.within(name, operand))
+            followed = _followed(draft.copy(), chain, operand, choices.within(name, operand), alone)
             if followed is not None:
                 return followed, chain
     return None
 
 
-def _followed(draft: Draft, chain: _Chain, operand: Ref, choices: Choices) -> Draft | None:
-    """Put a chain of ops on a value, each on the result of the one before."""
+def _followed(
+    draft: Draft, chain: _Chain, operand: Ref, choices: Choices, alone: frozenset[torch._ops.OpOverload]
+) -> Draft | None:
+    """Put a chain of ops on a value, each on the result of the one before.
+
+    Where the table has an op in such a chain only, nothing else may read what it reads: it would stand alone.
+    """
     for step, target in enumerate(chain):
         result = place(draft, choices.within(step), target, operand, leads=step < len(chain) - 1)
         if result is None:
             return None
+        if step and target not in alone:
+            draft.close(operand)
         operand = result
     return draft
 

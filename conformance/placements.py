@@ -86,12 +86,12 @@ def _name(target: _Overload) -> str:
 def _as_in_corpus(draft: Draft, choices: Choices, target: _Overload, operand: Ref) -> Ref | None:
     """Give further arguments as one of the corpus's usual forms has them.
 
-    Seldom on another rank where the corpus has one rank only, and not too often what leaves little of an image.
+    Where the corpus has one rank only, seldom without its batch axis; and not too often what leaves little of an image.
     """
     usual = [form.program for form in FORMS[target] if not form.edge and not form.program.parameters]
     tails = dict.fromkeys(form.calls[0].args[1:] for form in usual if len(form.inputs) == 1)
-    ranks = {len(form.inputs[0]) for form in usual}
-    if len(ranks) == 1 and len(draft.shape(operand)) not in ranks and not choices.chance(10, "rank"):
+    rank, ranks = len(draft.shape(operand)), {len(form.inputs[0]) for form in usual}
+    if len(ranks) == 1 and rank not in ranks and not (rank + 1 in ranks and choices.chance(10, "unbatched")):
         return None
     if _name(target) in _GLOBAL and not choices.chance(40, "global"):
         return None

@@ -23,8 +23,10 @@ _MOST_LOWERINGS = 24  # on a runtime; an eager graph is no more than rebuilt
 _MOST_GRAPHS = 400
 
 
-def evidence_of(bench: Bench, check: str, *, strict: bool = False) -> Evidence | None:
-    """Return the smallest evidence of what a check found on a scenario; None where no single code shows it.
+def evidence_of(bench: Bench, check: str, *, strict: bool = False) -> Evidence:
+    """Return the smallest evidence of what a check found on a scenario.
+
+    Where no code is wrong, that is what was seen at the last quantize.
 
     Args:
         bench: The scenario.
@@ -38,8 +40,8 @@ def evidence_of(bench: Bench, check: str, *, strict: bool = False) -> Evidence |
     for run in bench.runs:
         found = _first(probe, run.codes)
         if found is not None:
-            return _Reduction(bench, check, strict, found).run()
-    return None
+            return _Reduction(bench, check, strict, found).run(probe)
+    return probe.look(bench.runs[0].codes)[-1]
 
 
 def examples_of(model: GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -66,11 +68,13 @@ class _Reduction:
     best: Evidence
     lowerings: int = 0
 
-    def run(self) -> Evidence:
-        self._isolate()
-        self._reduce_inputs()
+    def run(self, probe: Probe) -> Evidence:
+        probe = self._isolated(probe)
+        self._reduce_inputs(probe)
+        whole = self.best.model
         self._reduce_constants()
-        self._reduce_inputs()
+        if self.best.model is not whole:
+            self._reduce_inputs(self._probe(self.best.model, self.best.inputs))
         return self.best
 
     def _probe(self, model: GraphModule, inputs: Sequence[Tensor]) -> Probe:
@@ -88,17 +92,17 @@ class _Reduction:
             self.best = found
         return found is not None
 
-    def _isolate(self) -> None:
-        """Cut the kernel out of its graph."""
+    def _isolated(self, probe: Probe) -> Probe:
+        """Cut the kernel out of its graph; return the probe of what is left."""
         try:
             model, inputs = kernel_alone(self.best.model, self.best.node, self.best.codes)
         except QuantizerError:
-            return
-        self._look(self._probe(model, inputs), inputs)
+            return probe
+        alone = self._probe(model, inputs)
+        return alone if self._look(alone, inputs) else probe
 
-    def _reduce_inputs(self) -> None:
+    def _reduce_inputs(self, probe: Probe) -> None:
         """Let as many codes as possible stand for 0.0, and the others lie close to that."""
-        probe = self._probe(self.best.model, self.best.inputs)
         zeros = [_zero(node) for node in input_quantizes(self.best.model)]
         for place, zero in enumerate(zeros):
             self._reduce_tensor(probe, place, zero)

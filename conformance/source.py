@@ -28,14 +28,12 @@ class ModuleSource:
     """The text of a module of torch alone.
 
     Attributes:
-        names: What `forward` takes, in order; inputs that nothing reads are not among them.
-        read: Which of the graph's inputs these are.
+        names: What `forward` takes, in order.
         constants: Name and literal of each buffer.
         body: The lines of `forward`, which returns a tuple; `aten` and `quantized_decomposed` are those of `torch.ops`.
     """
 
     names: tuple[str, ...]
-    read: tuple[int, ...]
     constants: tuple[tuple[str, str], ...]
     body: tuple[str, ...]
 
@@ -46,15 +44,12 @@ def module_source(model: GraphModule) -> ModuleSource:
     Raises:
         UnsupportedError: A node has no such text: it calls something else than an op.
     """
-    placeholders = model.graph.find_nodes(op="placeholder")
-    read = [place for place, node in enumerate(placeholders) if node.users]
     names = _names(model)
     buffers = {
         str(node.target): (names[node], attribute(model, node)) for node in model.graph.find_nodes(op="get_attr")
     }
     return ModuleSource(
-        names=tuple(names[placeholders[place]] for place in read),
-        read=tuple(read),
+        names=tuple(names[node] for node in model.graph.find_nodes(op="placeholder")),
         constants=tuple((name, tensor_literal(value, 8)) for name, value in buffers.values()),
         body=tuple(_lines(model, names)),
     )

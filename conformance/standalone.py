@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.fx import GraphModule
 
 from quantizer_sdk import Backend
 from quantizer_sdk.backend import strip_boundary
@@ -51,7 +54,8 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
     evidence = None if kind in {"contract", "floats"} else _evidence(bench, check, kind, outcome)
     model = bench.converted if evidence is None else evidence.model
     examples = bench.batches[0] if evidence is None else examples_of(model, evidence.inputs)
-    stripped, inputs = strip_boundary(tap(model), examples)
+    tapped = tap(model)
+    stripped, inputs = strip_boundary(tapped, examples)
     inputs = inputs if evidence is None else evidence.inputs
     source = module_source(stripped)
     context = {
@@ -61,12 +65,12 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
         "made_with": _made_with(backend),
         "check": check,
         "kind": kind,
-        "runner": backend.runner.script if backend.runner is not None and kind not in {"graph", "contract"} else None,
+        "runner": None if kind in {"graph", "contract"} else _runner_source(backend, tapped, examples),
         "runner_name": "" if backend.runner is None else backend.runner.name,
         "constants": source.constants,
         "names": source.names,
         "body": source.body,
-        "inputs": [tensor_literal(inputs[place], 4) for place in source.read],
+        "inputs": [tensor_literal(tensor, 4) for tensor in inputs],
         **_contract_of(bench),
         **_expected(evidence),
     }
@@ -80,21 +84,24 @@ def _kind(check: str, backend: Backend, outcome: Outcome) -> str:
         return "contract"
     if script is None or check[0] not in "KD":
         return "graph"
-    if check == "D2" and "def floats(" in script:
+    if check == "D2" and isinstance(script, str) and "def floats(" in script:
         return "floats"
     broken = outcome.status is Status.ERROR or outcome.signature == "lowering"
     return "lowering" if broken or check in {"D1", "D2"} else "kernel"
 
 
+def _runner_source(backend: Backend, tapped: GraphModule, examples: Sequence[Tensor]) -> str:
+    assert backend.runner is not None
+    script = backend.runner.script
+    assert script is not None
+    return script if isinstance(script, str) else script(tapped, examples)
+
+
 def _evidence(bench: Bench, check: str, kind: str, outcome: Outcome) -> Evidence | None:
     """Return the smallest evidence of a defect, or else what is right at the last quantize; None without codes."""
-    compared = check if check[0] in "RK" else "K2" if kind == "kernel" else "R1"
+    compared = check if check[0] in "RK" and kind != "lowering" else "K2" if kind == "kernel" else "R1"
     try:
-        found = None
-        if kind != "lowering":
-            found = evidence_of(bench, compared, strict=outcome.signature in _COUNTED)
-        if found is None:
-            found = Probe(bench.converted, bench.backend, compared, bench.batches[0]).look(bench.runs[0].codes)[-1]
+        found = evidence_of(bench, compared, strict=outcome.signature in _COUNTED)
         if kind == "graph" and check.startswith("K"):  # the script has no kernels, so what is right is right for torch
             probe = Probe(found.model, bench.backend, "R1", examples_of(found.model, found.inputs))
             found = next(other for other in probe.look(found.inputs) if other.node == found.node)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from quantizer_sdk import Backend
 from quantizer_sdk.conformance.families import row_scenarios
+from quantizer_sdk.conformance.fuzz import fuzz_scenarios
 from quantizer_sdk.conformance.models import model_scenarios
 from quantizer_sdk.conformance.outcome import CHECKS, case_level
 from quantizer_sdk.conformance.probing import probed_rows
@@ -66,12 +67,21 @@ class Selection:
 
 
 def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
-    """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus."""
+    """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus.
+
+    Beside the families of its rows these are random graphs of their ops, the same in every run, and whole models.
+    """
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
         rows = probed_rows(backend)
     schemes = tuple(backend.schemes())
-    return (*row_scenarios(rows, schemes, _unanswerable(backend)), *model_scenarios(rows, schemes))
+    without = _unanswerable(backend)
+    declared = {} if backend.profile is None else backend.profile.unsupported
+    return (
+        *row_scenarios(rows, schemes, without),
+        *fuzz_scenarios(rows, schemes, without, unsupported=declared),
+        *model_scenarios(rows, schemes),
+    )
 
 
 def _unanswerable(backend: Backend) -> frozenset[str]:

@@ -150,14 +150,16 @@ class Runner:
         environment: Tells what a report should know of this machine's runtime: versions, instruction sets.
         script: Python source of a function `run(model, inputs)` that runs a `torch.nn.Module` of `quantized_decomposed`
             operators on integer tensors and returns a tuple, by public packages alone; scripts that reproduce a defect
-            hold it. It may define `floats(model, inputs)` too, which names what computes in float.
+            hold it. It may define `floats(model, inputs)` too, which names what computes in float. Where the runtime
+            takes models of its own kind, what returns such source for a graph and example inputs, as `Lower` takes them
+            with `integer_io`: that source holds the runtime's own model, and leaves `model` aside.
     """
 
     name: str
     lower: Lower
     variants: tuple[Variant, ...] = ()
     environment: Callable[[], Mapping[str, str]] | None = None
-    script: str | None = None
+    script: str | Callable[[GraphModule, Sequence[torch.Tensor]], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,9 @@ from quantizer_sdk.rules import Rules, overloads_of
 from quantizer_sdk.spec import (
     ANNOTATION_KEY,
     EdgeOrNode,
+    FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
+    QuantizationSpec,
     QuantizationSpecBase,
     SharedQuantizationSpec,
 )
@@ -116,6 +118,7 @@ class TableQuantizer(Quantizer):
             _annotate(match)
         moving = [row for row in self.rows if row.share]
         _annotate_moving(model, find_matches(model.graph, moving, rules.config_of, claimed, refusals), refusals)
+        _follow_fixed(model)
         for node in model.graph.nodes:
             if is_op(node) and decision_of(node).row is None and ANNOTATION_KEY not in node.meta:
                 config, rule = rules.config_of(node)
@@ -197,6 +200,26 @@ def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusal
             refusals.add(node, f"{name}: it moves float data: neither its operands nor its users are quantized")
         elif not _share(match_of[node]):
             refusals.add(node, f"{name}: its operand is float, and its config has no spec for input activations")
+
+
+def _follow_fixed(model: GraphModule) -> None:
+    """Let readers of a result with fixed qparams take it as it is; specs of their own would requantize it."""
+    fixed: dict[Node, FixedQParamsQuantizationSpec] = {}
+    for node in model.graph.nodes:
+        annotation: QuantizationAnnotation | None = node.meta.get(ANNOTATION_KEY)
+        if annotation is None or decision_of(node).row is None:
+            continue
+        for producer, spec in annotation.input_qspec_map.items():
+            known = fixed.get(producer)
+            if known is not None and isinstance(spec, QuantizationSpec) and spec.dtype == known.dtype:
+                annotation.input_qspec_map[producer] = SharedQuantizationSpec(producer)
+        output = annotation.output_qspec
+        if isinstance(output, FixedQParamsQuantizationSpec):
+            fixed[node] = output
+        elif isinstance(output, SharedQuantizationSpec) and isinstance(output.edge_or_node, tuple):
+            moved = fixed.get(output.edge_or_node[0])
+            if moved is not None:
+                fixed[node] = moved
 
 
 def _touches_quantized(node: Node) -> bool:

@@ -1,5 +1,7 @@
 """What a table claims, and what it says of all it left float."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from annotations import CustomConv, reason, rows, specs, states
@@ -11,9 +13,12 @@ from quantizer_sdk import (
     ACT,
     BIAS,
     WEIGHT,
+    FixedQParamsQuantizationSpec,
+    Operand,
     ProductBiasSpec,
     QuantizationConfig,
     QuantizationSpec,
+    Role,
     Row,
     RuleError,
     SharedQuantizationSpec,
@@ -307,3 +312,29 @@ def test_cat_of_one_tensor_with_itself(export, quantize):
     model = export(Apply(lambda self, x: torch.cat([self.fc(x)] * 2), fc=nn.Linear(4, 4)), ROW)
     assert states(model, table())["cat"] == "shared"
     assert quantize(model, table(), ROW)(ROW).shape == (4, 4)
+
+
+@dataclass(frozen=True)
+class FixedOutput(Operand):
+    def spec(self, config):
+        return FixedQParamsQuantizationSpec(torch.int8, 2.0**-8, -128)
+
+
+class Fixed(SmallTable):
+    """Sigmoid has its result on fixed qparams, as kernels that look it up have."""
+
+    rows = (
+        *SmallTable.rows,
+        Row("sigmoid", (Step(ops(aten.sigmoid.default)),), output=FixedOutput(Role.OUT)),
+    )
+
+
+def test_readers_of_fixed_qparams_take_them_as_they_are(export, quantize):
+    def run(self, x):
+        y = torch.sigmoid(x)
+        return self.fc(y) + y
+
+    converted = quantize(export(Apply(run, fc=nn.Linear(4, 4)), ROW), Fixed().set_global(CONFIG), ROW)
+    scales = {str(node.args[0]): node.args[1] for node in converted.graph.nodes if node.name.startswith("quantize")}
+    assert scales["sigmoid"] == 2.0**-8
+    assert not any(name.startswith("dequantize") for name in scales)

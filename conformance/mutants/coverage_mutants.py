@@ -204,6 +204,8 @@ COVERAGE_MUTANTS = (
         "Models that say torch.concat in the place of torch.cat run partly in float.",
         _forgetting(lambda node: node.target is aten.concat.default),
         "aten.concat/s8.pc/generic/two",
+        "aten.concatenate/s8.pc/alias/two",
+        killers="C1 E2",
     ),
     _mutant(
         "in_place_forgotten",

@@ -80,7 +80,7 @@ def judge_mutant(
 
     Args:
         mutant: The mutant.
-        checks: Which checks to look from; None takes all that these cases have.
+        checks: Which checks to look from; None takes all that these cases have, for a mutant `alone` those it names.
         seed: Of all random data.
         timeout: Seconds that a scenario may take in a process of its own.
 
@@ -88,6 +88,8 @@ def judge_mutant(
         InvalidSpecError: The suite has no such case.
         MissingDependencyError: The package that runs processes is missing.
     """
+    if mutant.alone and checks is None:
+        checks = mutant.killers  # where a process dies, every case of its scenario is an ERROR, whatever it looks at
     scenarios = [_looked_at(case_of(name), checks) for name in mutant.cases]
     if mutant.alone:
         job = Job(backend=f"{_SPAWNED}:{mutant.name}", runner=None, profile=None, seed=seed, path=tuple(sys.path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from quantizer_sdk import Backend, QuantizationSpec, SharedQuantizationSpec
 from quantizer_sdk.conformance.mutants.altered import altered, annotated
@@ -16,7 +16,6 @@ from quantizer_sdk.observers import MinMaxObserver
 __all__ = ["SHARING_MUTANTS"]
 
 aten = torch.ops.aten
-_Targets = frozenset[torch._ops.OpOverload]
 
 ADD = "aten.add/s8.pc/generic/4d"
 MUL = "aten.mul/s8.pc/generic/4d"
@@ -83,6 +82,19 @@ def _all_alike(model: GraphModule) -> None:
             annotation.output_qspec = shared
 
 
+def _second_call_as_the_first(model: GraphModule) -> None:
+    """Give a layer that is called again the qparams of its first call."""
+    first: dict[object, Node] = {}
+    for node, annotation in annotated(model):
+        weights = [producer for producer in node.all_input_nodes if producer.op == "get_attr"]
+        earlier = first.setdefault(weights[0].target, node) if weights else node
+        if earlier is not node:
+            annotation.input_qspec_map[node.all_input_nodes[0]] = SharedQuantizationSpec(
+                (earlier.all_input_nodes[0], earlier)
+            )
+            annotation.output_qspec = SharedQuantizationSpec(earlier)
+
+
 def _mutant(name: str, harm: str, make: Callable[[], Backend], *cases: str, killers: str = "C3") -> Mutant:
     return Mutant(name=name, harm=harm, make=make, killers=(killers,), cases=cases)
 
@@ -122,6 +134,13 @@ SHARING_MUTANTS = (
         _over_shared(aten.mul.Tensor),
         MUL,
         killers="R2",
+    ),
+    _mutant(
+        "second_call_as_the_first",
+        "A shared layer's second call saturates, or wastes its codes, on ranges that are not its own.",
+        lambda: altered(healthy(), annotate=_second_call_as_the_first),
+        "aten.conv2d/s8.pc/called_twice/3x3",
+        killers="E2",
     ),
     _mutant(
         "one_scale_for_the_model",

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ ROWS = (
 )
 PROGRAMS = [
     scenario.program
-    for scenario in fuzz_scenarios(HEALTHY.quantizer().rows, ("s8",), frozenset(), count=60)
+    for scenario in fuzz_scenarios(HEALTHY.quantizer().rows, ("s8",), frozenset(), count=40)
     if scenario.data == "generic"
 ]
 
@@ -45,7 +44,9 @@ def test_a_seed_gives_the_same_graphs_and_more_of_them_change_none():
 
 def test_graphs_are_the_same_on_every_machine():
     text = "\n".join(f"{s.case_ids()} {s.program.inputs} {s.program.source()}" for s in scenarios(count=20))
-    assert hashlib.sha256(text.encode()).hexdigest() == "?"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "4ad27af67fc3d27cb63b4486f4ebdb286801d84336559eb29d33fc161ac527c1"
+    )
 
 
 def test_ids_are_legal_and_name_one_case_each():
@@ -55,7 +56,7 @@ def test_ids_are_legal_and_name_one_case_each():
     assert ids[0].startswith("L0.C1/graph.0000/s8.p")
 
 
-@pytest.mark.parametrize("program", PROGRAMS[:10], ids=lambda program: f"{len(program.calls)}_calls")
+@pytest.mark.parametrize("program", PROGRAMS[:6], ids=lambda program: f"{len(program.calls)}_calls")
 def test_graphs_export_and_run(program):
     inputs = [torch.randn(shape) for shape in program.inputs]
     module = program.module()
@@ -120,10 +121,12 @@ def test_checks_that_nothing_can_answer_are_left_out():
     assert any("D2" in scenario.checks for scenario in declared)
 
 
+SMALL = [row for row in HEALTHY.quantizer().rows if row.name in {"relu", "add", "mul", "linear", "cat", "max_pool"}]
+
+
 @pytest.mark.parametrize(
-    "scenario", scenarios(HEALTHY.quantizer().rows, count=3), ids=lambda s: f"{s.subject}-{s.data}"
+    "scenario", scenarios(SMALL, count=2), ids=lambda scenario: f"{scenario.subject}-{scenario.data}"
 )
 def test_a_healthy_backend_passes(scenario):
-    scenario = replace(scenario, scheme=next(iter(HEALTHY.schemes())))
     outcomes = evaluate(scenario, HEALTHY, scenario.checks, seed=0)
     assert [outcome for outcome in outcomes if outcome.status is not Status.PASS] == []
