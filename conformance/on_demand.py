@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import sys
 import time
 from collections.abc import Collection, Generator, Sequence
 
-from quantizer_sdk.conformance.environment import environment_of
 from quantizer_sdk.conformance.outcome import Outcome
 from quantizer_sdk.conformance.plug import load_backend
 from quantizer_sdk.conformance.report import Report
-from quantizer_sdk.conformance.run import Settings
+from quantizer_sdk.conformance.run import Settings, report_of
 from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.suite import Selection, scenarios_of
 from quantizer_sdk.conformance.waivers import Waiver, apply_waivers
@@ -84,21 +84,10 @@ class OnDemand:
 
     def report(self) -> Report:
         """Return the report of the cases that were run: `run_suite`'s, if that is all of them."""
-        outcomes, flaws = apply_waivers(
-            [self._found[id_] for id_ in sorted(self._found)], self._waivers, _today(), known=self._known
-        )
-        return Report(
-            backend=self._backend.name,
-            runner=None if self._backend.runner is None else self._backend.runner.name,
-            profile=None if self._backend.profile is None else self._backend.profile.name,
-            environment=environment_of(self._backend),
-            seed=self._settings.seed,
-            selection=self._settings.selection.words(),
-            outcomes=outcomes,
-            complete=len(outcomes) == len(self.ids),
-            flaws=flaws,
-            seconds=time.perf_counter() - self._begun,
-        )
+        seconds = time.perf_counter() - self._begun
+        report = report_of(self._backend, self._settings, self._scenarios, self._found, seconds)
+        outcomes, flaws = apply_waivers(report.outcomes, self._waivers, _today(), known=self._known)
+        return dataclasses.replace(report, outcomes=tuple(outcomes), flaws=(*report.flaws, *flaws))
 
 
 def _today() -> dt.date:

@@ -63,7 +63,7 @@ def activation_data(shape: tuple[int, ...], place: int, data: str, seed: int, ba
         batch: Which batch of a calibration it belongs to.
     """
     generator = torch.Generator().manual_seed(1_000_003 * seed + place)
-    value = torch.randn(shape, generator=generator) * 2 * 0.25**place
+    value = torch.randn(shape, generator=generator) * 2 * 0.25 ** min(place, 2)
     if data == "ends":
         return torch.sign(value) * 2
     if data == "drifting":

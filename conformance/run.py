@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.suite import Selection, scenarios_of
 from quantizer_sdk.conformance.workers import Job, run_scenarios
 
-__all__ = ["Progress", "Settings", "run_suite"]
+__all__ = ["Progress", "Settings", "report_of", "run_suite"]
 
 Progress = Callable[[int, int, Sequence[Outcome]], None]
 """Told (cases done, cases in all, the outcomes that came last)."""
@@ -51,8 +51,15 @@ class Settings:
     journal: Path | None = None
 
 
-def run_suite(settings: Settings, progress: Progress | None = None) -> Report:
+def run_suite(
+    settings: Settings, progress: Progress | None = None, everything: Sequence[Scenario] | None = None
+) -> Report:
     """Run the suite.
+
+    Args:
+        settings: What to run, and how.
+        progress: Told how far it is.
+        everything: The backend's scenarios, where they have been enumerated already.
 
     Raises:
         BackendError: There is no such backend.
@@ -60,7 +67,7 @@ def run_suite(settings: Settings, progress: Progress | None = None) -> Report:
     """
     start = time.perf_counter()
     backend = load_backend(settings.backend, runner=settings.runner, profile=settings.profile)
-    scenarios = settings.selection.of(scenarios_of(backend))
+    scenarios = settings.selection.of(scenarios_of(backend) if everything is None else everything)
     total = sum(len(scenario.checks) for scenario in scenarios)
     environment = environment_of(backend)
     journal = _journal(settings, environment)
@@ -90,7 +97,20 @@ def run_suite(settings: Settings, progress: Progress | None = None) -> Report:
                 break
     if journal is not None and len(done) == total:
         journal.remove()
-    return _report(backend, settings, environment, done, total, time.perf_counter() - start)
+    return report_of(backend, settings, scenarios, done, time.perf_counter() - start)
+
+
+def _refused_rows(scenarios: Sequence[Scenario], done: Mapping[str, Outcome]) -> tuple[str, ...]:
+    """Name the rows all of whose cases the quantizer refused: a table that claims nothing must not pass by that."""
+    looked_at: dict[str, bool] = {}
+    for scenario in scenarios:
+        seen = any(done[id_].signature != "refused" for id_ in scenario.case_ids())
+        looked_at[scenario.row] = looked_at.get(scenario.row, False) or seen
+    return tuple(
+        f"row {row}: the quantizer refuses every case of it, so nothing of it was looked at"
+        for row, seen in looked_at.items()
+        if row and not seen
+    )
 
 
 def _complete(scenario: Scenario, outcomes: list[Outcome]) -> list[Outcome]:
@@ -111,22 +131,33 @@ def _journal(settings: Settings, environment: dict[str, str]) -> Journal | None:
     return Journal(settings.journal, header)
 
 
-def _report(
+def report_of(
     backend: Backend,
     settings: Settings,
-    environment: dict[str, str],
-    done: dict[str, Outcome],
-    total: int,
+    scenarios: Sequence[Scenario],
+    done: Mapping[str, Outcome],
     seconds: float,
 ) -> Report:
+    """Return the report of a run.
+
+    Args:
+        backend: What was judged.
+        settings: How.
+        scenarios: All that the settings select.
+        done: The outcomes that there are, by id.
+        seconds: How long it took.
+    """
+    complete = len(done) == sum(len(scenario.checks) for scenario in scenarios)
+    whole = complete and not settings.selection.partial
     return Report(
         backend=backend.name,
         runner=None if backend.runner is None else backend.runner.name,
         profile=None if backend.profile is None else backend.profile.name,
-        environment=environment,
+        environment=environment_of(backend),
         seed=settings.seed,
         selection=settings.selection.words(),
         outcomes=tuple(done[id_] for id_ in sorted(done)),
-        complete=len(done) == total,
+        complete=complete,
+        flaws=_refused_rows(scenarios, done) if whole else (),
         seconds=seconds,
     )

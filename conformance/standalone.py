@@ -56,21 +56,26 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
     examples = bench.batches[0] if evidence is None else examples_of(model, evidence.inputs)
     tapped = tap(model)
     stripped, inputs = strip_boundary(tapped, examples)
-    inputs = inputs if evidence is None else evidence.inputs
+    runner = None if kind in {"contract", "graph"} else _runner_source(backend, tapped, examples)
+    if runner is None:
+        kind = "contract" if kind == "contract" else "graph"
+    elif kind == "floats" and "def floats(" not in runner:
+        kind = "lowering"
     source = module_source(stripped)
     context = {
         "id": outcome.id,
         "statement": CHECKS[check][1],
         "message": _quoted(outcome.message or "nothing: this case passes"),
+        "limits": _limits(check, kind),
         "made_with": _made_with(backend),
         "check": check,
         "kind": kind,
-        "runner": None if kind in {"graph", "contract"} else _runner_source(backend, tapped, examples),
+        "runner": runner,
         "runner_name": "" if backend.runner is None else backend.runner.name,
         "constants": source.constants,
         "names": source.names,
         "body": source.body,
-        "inputs": [tensor_literal(tensor, 4) for tensor in inputs],
+        "inputs": [tensor_literal(tensor, 4) for tensor in (inputs if evidence is None else evidence.inputs)],
         **_contract_of(bench),
         **_expected(evidence),
     }
@@ -79,22 +84,36 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
 
 def _kind(check: str, backend: Backend, outcome: Outcome) -> str:
     """Return what the script looks at: codes of the graph or of the runtime, the graph itself, or what ran."""
-    script = None if backend.runner is None else backend.runner.script
     if check in _WALKED:
         return "contract"
-    if script is None or check[0] not in "KD":
+    if backend.runner is None or backend.runner.script is None or check[0] not in "KD":
         return "graph"
-    if check == "D2" and isinstance(script, str) and "def floats(" in script:
-        return "floats"
     broken = outcome.status is Status.ERROR or outcome.signature == "lowering"
-    return "lowering" if broken or check in {"D1", "D2"} else "kernel"
+    if check == "D2" and not broken:
+        return "floats"
+    return "lowering" if broken or check == "D1" else "kernel"
 
 
-def _runner_source(backend: Backend, tapped: GraphModule, examples: Sequence[Tensor]) -> str:
-    assert backend.runner is not None
-    script = backend.runner.script
-    assert script is not None
-    return script if isinstance(script, str) else script(tapped, examples)
+def _runner_source(backend: Backend, tapped: GraphModule, examples: Sequence[Tensor]) -> str | None:
+    """Return the runtime's part of the script; None where the runtime has no model of this graph."""
+    script = None if backend.runner is None else backend.runner.script
+    if script is None or isinstance(script, str):
+        return script
+    try:
+        return script(tapped, examples)
+    except QuantizerError:
+        return None
+
+
+def _limits(check: str, kind: str) -> str | None:
+    """Return what the script cannot see of what the check looks at."""
+    if kind == "graph" and check[0] in "KD":
+        return "How the runtime is called is not known here, so only what torch makes of the graph is compared."
+    if kind == "graph" and check[0] != "R":
+        return "The check is about the quantizer, which is not here: what is compared is what its graph computes."
+    if kind == "lowering" and check == "D2":
+        return "Which kernels ran cannot be asked for here, only whether the graph runs."
+    return None
 
 
 def _evidence(bench: Bench, check: str, kind: str, outcome: Outcome) -> Evidence | None:

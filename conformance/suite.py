@@ -52,6 +52,11 @@ class Selection:
             return False
         return not self.patterns or any(fnmatch.fnmatchcase(id_, pattern) for pattern in self.patterns)
 
+    @property
+    def partial(self) -> bool:
+        """Whether cases of the levels that it reaches are left out."""
+        return bool(self.patterns) or self.ids is not None or self.quick
+
     def words(self) -> dict[str, str]:
         """Return it as a report shows it; empty for the whole suite."""
         found = {}

@@ -95,7 +95,7 @@ def conform(
             journal=None if out is None else out / "journal.jsonl",
         )
         with _Bar(backend) as bar:
-            report = run_suite(settings, bar)
+            report = run_suite(settings, bar, everything)
         report = _waived(report, waivers, frozenset(id_ for scenario in everything for id_ in scenario.case_ids()))
         _print(report)
         if out is not None:
@@ -167,7 +167,7 @@ def _waived(report: Report, path: Path | None, known: frozenset[str]) -> Report:
 
     today = dt.datetime.now(tz=dt.timezone.utc).date()
     outcomes, flaws = apply_waivers(report.outcomes, load_waivers(path), today, known=known)
-    return dataclasses.replace(report, outcomes=tuple(outcomes), flaws=tuple(flaws))
+    return dataclasses.replace(report, outcomes=tuple(outcomes), flaws=(*report.flaws, *flaws))
 
 
 def _write(report: Report, folder: Path) -> None:

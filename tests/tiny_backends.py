@@ -87,3 +87,9 @@ NUMBER = 7
 
 def needs_an_argument(size):
     return torch.zeros(size)
+
+
+class Refuses(OnlyRelu):
+    """Has a reason against everything."""
+
+    rows = (Row("relu", (RELU,), checks=(lambda _match: "not today",)),)

@@ -21,6 +21,7 @@ from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.source import tensor_literal
 from quantizer_sdk.conformance.standalone import standalone_script
+from quantizer_sdk.errors import LoweringError
 
 aten = torch.ops.aten
 X, Y, V = Ref("x", 0), Ref("x", 1), Ref("v", 0)
@@ -122,6 +123,29 @@ def test_without_the_runtimes_source_the_graph_is_compared():
     found, printed = execute(text)
     assert found is False, "the graph is right; only the kernels, which are not there, are wrong"
     assert "the graph, run by torch: 0 of" in printed
+    assert "How the runtime is called is not known here" in text
+
+
+def test_a_runtime_with_models_of_its_own_gives_the_source_for_each_graph():
+    graphs = []
+
+    def source(model, examples):
+        graphs.append((model, examples))
+        return OFF_BY_ONE.runner.script
+
+    backend = replace(OFF_BY_ONE, runner=replace(OFF_BY_ONE.runner, script=source))
+    found, _ = execute(script(backend, PRODUCT, "K1")[1])
+    assert found is True
+    ((model, examples),) = graphs
+    assert [tuple(tensor.shape) for tensor in examples] == [(2, 9), (2, 9)]
+    assert any(node.target is aten.mul.Tensor for node in model.graph.nodes)
+
+    def refuses(model, examples):
+        raise LoweringError("no such model")
+
+    backend = replace(OFF_BY_ONE, runner=replace(OFF_BY_ONE.runner, script=refuses))
+    found, printed = execute(script(backend, PRODUCT, "K1")[1])
+    assert (found, "the graph, run by torch" in printed) == (False, True)
 
 
 def test_evidence_is_the_guilty_kernel_and_few_numbers():
