@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from quantizer_sdk import Backend
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
@@ -24,6 +24,8 @@ from quantizer_sdk.conformance.workers import Job, evaluate_here, open_pool, out
 from quantizer_sdk.errors import BackendError
 
 __all__ = ["Defect", "discover"]
+
+_Case: TypeAlias = tuple[Scenario, Outcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +79,15 @@ def discover(
         path=tuple(sys.path),
     )
     total, done = sum(len(scenario.checks) for scenario in scenarios), 0
-    failures: list[tuple[Scenario, Outcome]] = []
+    found: dict[str, list[_Case]] = {}
     with open_pool(job, settings.workers) as pool:
         reduction = _Reduction(pool, settings.workers, settings.timeout, out)
         for scenario, outcomes in zip(scenarios, reduction.outcomes(scenarios, ahead=4), strict=True):
             done += len(outcomes)
-            failures += [(scenario, outcome) for outcome in _failures(outcomes)]
+            found.setdefault(scenario.subject, []).extend((scenario, outcome) for outcome in outcomes)
             if progress is not None:
                 progress(done, total, outcomes)
+        failures = [failure for cases in found.values() for failure in _failures(cases)]
         for place, (scenario, outcome) in enumerate(failures):
             if note is not None:
                 note(f"{place + 1} of {len(failures)} failures: {outcome.id}")
@@ -104,9 +107,10 @@ def _scenarios(backend: Backend, seed: int, count: int) -> tuple[Scenario, ...]:
     return scenarios
 
 
-def _failures(outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
-    wrong = [outcome for outcome in outcomes if outcome.status in {Status.FAIL, Status.ERROR}]
-    unknown = (outcome for outcome in outcomes if outcome.status is Status.UNKNOWN)
+def _failures(cases: Sequence[_Case]) -> Iterator[_Case]:
+    """Yield what fails of one graph's cases."""
+    wrong = [case for case in cases if case[1].status in {Status.FAIL, Status.ERROR}]
+    unknown = (case for case in cases if case[1].status is Status.UNKNOWN)
     yield from wrong or islice(unknown, 1)
 
 

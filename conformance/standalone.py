@@ -61,6 +61,8 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
         kind = "contract" if kind == "contract" else "graph"
     elif kind == "floats" and "def floats(" not in runner:
         kind = "lowering"
+    if evidence is not None and kind == "graph" and check.startswith("K"):
+        evidence = _seen_by_torch(bench, evidence)
     source = module_source(stripped)
     context = {
         "id": outcome.id,
@@ -120,13 +122,15 @@ def _evidence(bench: Bench, check: str, kind: str, outcome: Outcome) -> Evidence
     """Return the smallest evidence of a defect, or else what is right at the last quantize; None without codes."""
     compared = check if check[0] in "RK" and kind != "lowering" else "K2" if kind == "kernel" else "R1"
     try:
-        found = evidence_of(bench, compared, strict=outcome.signature in _COUNTED)
-        if kind == "graph" and check.startswith("K"):  # the script has no kernels, so what is right is right for torch
-            probe = Probe(found.model, bench.backend, "R1", examples_of(found.model, found.inputs))
-            found = next(other for other in probe.look(found.inputs) if other.node == found.node)
+        return evidence_of(bench, compared, strict=outcome.signature in _COUNTED)
     except QuantizerError:
         return None
-    return found
+
+
+def _seen_by_torch(bench: Bench, evidence: Evidence) -> Evidence:
+    """Return what is right for torch's arithmetic in the place of a kernel's, on the same inputs."""
+    probe = Probe(evidence.model, bench.backend, "R1", examples_of(evidence.model, evidence.inputs))
+    return next(seen for seen in probe.look(evidence.inputs) if seen.node == evidence.node)
 
 
 def _expected(evidence: Evidence | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -62,7 +63,8 @@ def execute(text):
     assert "quantizer_sdk" not in text
     names = {"__name__": "script"}
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, over what ExecuTorch copies
         exec(compile(text, "script.py", "exec"), names)
         found = names["main"]()
     return found, printed.getvalue()
