@@ -173,7 +173,7 @@ class Traced:
         a, b = self.exact.approximate().abs(), other.exact.approximate().abs()
         carried = a * other.error + self.error * (b + other.error)
         error = carried + _rounding(a * b + carried, 1, grain)
-        return self._followed(Family.MUL, exact, error, grain, other)
+        return self._followed(Family.SQUARE if other is self else Family.MUL, exact, error, grain, other)
 
     def mean(self, axes: Sequence[int], keepdim: bool) -> Traced:
         """Trace a mean of N elements: N - 1 additions in any order, then a division, exact if N is a power of two."""
@@ -292,12 +292,12 @@ class Traced:
             if multiplier is Multiplier.FIXED_POINT:
                 return self._fixed_point(requantized)
             return self._fused(requantized, sum(scale for term in self.exact.terms for scale in term.scales))
-        if multiplier is Multiplier.FUSED and terms == 1 and self.family is Family.MUL:
+        if multiplier is Multiplier.FUSED and terms == 1 and self.family in {Family.MUL, Family.SQUARE}:
             return self._fused(requantized, 0)
         if self.family is Family.POOL:  # the zero point may be added before rounding
             size = requantized.r.abs() + abs(requantized.zero_point)
             return self.graph_delta(requantized) + gamma(2) * size
-        single = terms == 1 and self.family in {Family.MOVE, Family.MUL, Family.MEAN}
+        single = terms == 1 and self.family in {Family.MOVE, Family.MUL, Family.SQUARE, Family.MEAN}
         if single or (terms <= 2 and self.family is Family.DOT):
             return self._float_requantized(requantized)
         return self.graph_delta(requantized)
@@ -330,7 +330,7 @@ class Traced:
         strays = 3 if self.stray or not _is_float32(requantized.scale) else 0
         delta = moved * step + gamma(0 if exact else 4 + strays) * size
         delta = self._clamped(requantized, r, delta, 0 if exact else 2)
-        if self.family is Family.MEAN or (self.family is Family.MOVE and self.exact.clamps):
+        if self.family in {Family.MEAN, Family.SQUARE} or (self.family is Family.MOVE and self.exact.clamps):
             delta = delta + gamma(1) * (torch.maximum(size, requantized.r.abs()) + abs(requantized.zero_point))
         return delta
 

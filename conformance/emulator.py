@@ -42,7 +42,7 @@ def emulate(site: Site, profile: Profile) -> Tensor | None:
         real = _added(value, scale, target.zero_point, arithmetic)
     elif family is Family.DOT:
         real = _dotted(value, scale, profile.bias)
-    elif family is Family.MUL:
+    elif family in {Family.MUL, Family.SQUARE}:
         real = _multiplied(value, scale, target.zero_point, arithmetic)
     elif family is Family.MEAN:
         real = _averaged(value, scale, target.zero_point, arithmetic)

@@ -6,8 +6,9 @@ import fnmatch
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
-from quantizer_sdk import Backend
+from quantizer_sdk import Backend, Profile
 from quantizer_sdk.conformance import (
     checks_contract,
     checks_delegation,
@@ -30,7 +31,7 @@ from quantizer_sdk.errors import (
     UnsupportedError,
 )
 
-__all__ = ["evaluate"]
+__all__ = ["declared", "evaluate"]
 
 _CHECKS: Mapping[str, Callable[[Bench], Finding]] = {
     "C1": checks_contract.claimed_is_quantized,
@@ -81,17 +82,15 @@ def evaluate(scenario: Scenario, backend: Backend, checks: Collection[str], seed
         if place == 0 and not scenario.subject.startswith("model."):
             refused = _refusal(bench)
         finding = _refused(refused) if refused is not None else _found(bench, check)
-        finding = _declared(scenario.case_id(check), finding, backend)
-        outcomes.append(
-            Outcome(
-                id=scenario.case_id(check),
-                status=finding.status,
-                message=finding.message,
-                signature=finding.signature,
-                numbers=finding.numbers,
-                seconds=time.perf_counter() - start,
-            )
+        outcome = Outcome(
+            id=scenario.case_id(check),
+            status=finding.status,
+            message=finding.message,
+            signature=finding.signature,
+            numbers=finding.numbers,
+            seconds=time.perf_counter() - start,
         )
+        outcomes.append(declared(outcome, backend.profile))
     return outcomes
 
 
@@ -130,13 +129,12 @@ def _found(bench: Bench, check: str) -> Finding:
         return short(Status.ERROR, type(e).__name__, words)
 
 
-def _declared(id_: str, finding: Finding, backend: Backend) -> Finding:
-    """Turn a shortfall that the profile declares into UNSUPPORTED."""
-    if backend.profile is None or not finding.status.falls_short:
-        return finding
-    for pattern, reason in backend.profile.unsupported.items():
-        if fnmatch.fnmatchcase(id_, pattern):
-            return short(
-                Status.UNSUPPORTED, "declared", f"declared: {reason}; found: {finding.message}", finding.numbers
-            )
-    return finding
+def declared(outcome: Outcome, profile: Profile | None) -> Outcome:
+    """Turn a shortfall that the profile declares into UNSUPPORTED; a crash of the whole process too."""
+    if profile is None or not outcome.status.falls_short:
+        return outcome
+    for pattern, reason in profile.unsupported.items():
+        if fnmatch.fnmatchcase(outcome.id, pattern):
+            message = f"declared: {reason}; found: {outcome.message}"
+            return replace(outcome, status=Status.UNSUPPORTED, signature="declared", message=message)
+    return outcome

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantizer_sdk import Backend
 from quantizer_sdk.conformance.environment import environment_of
+from quantizer_sdk.conformance.evaluate import declared
 from quantizer_sdk.conformance.journal import Journal
 from quantizer_sdk.conformance.outcome import Outcome
 from quantizer_sdk.conformance.plug import load_backend
@@ -86,8 +87,9 @@ def run_suite(
             path=tuple(sys.path),
         )
         results = run_scenarios(left, job, workers=settings.workers, timeout=settings.timeout)
-        for scenario, outcomes in results:
-            done |= {outcome.id: outcome for outcome in _complete(scenario, outcomes)}
+        for scenario, found in results:
+            outcomes = [declared(outcome, backend.profile) for outcome in _complete(scenario, found)]
+            done |= {outcome.id: outcome for outcome in outcomes}
             if journal is not None:
                 journal.write(outcomes)
             if progress is not None:

@@ -15,7 +15,7 @@ from quantizer_sdk.conformance.probing import probed_rows
 from quantizer_sdk.conformance.report import LEVELS
 from quantizer_sdk.conformance.scenario import Scenario
 
-__all__ = ["Selection", "scenarios_of"]
+__all__ = ["Selection", "scenarios_of", "unanswerable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     if not rows:
         rows = probed_rows(backend)
     schemes = tuple(backend.schemes())
-    without = _unanswerable(backend)
+    without = unanswerable(backend)
     declared = {} if backend.profile is None else backend.profile.unsupported
     return (
         *row_scenarios(rows, schemes, without),
@@ -89,7 +89,7 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     )
 
 
-def _unanswerable(backend: Backend) -> frozenset[str]:
+def unanswerable(backend: Backend) -> frozenset[str]:
     """Return the checks that nothing can answer: of kernels without a runner, of an optimizer without a choice."""
     if backend.runner is None:
         return frozenset(check for check, (level, _) in CHECKS.items() if level in {"L3", "L4"})

@@ -27,6 +27,7 @@ class Family(enum.Enum):
     DOT = "dot"
     ADD = "add"
     MUL = "mul"
+    SQUARE = "square"
     MEAN = "mean"
     POOL = "pool"
     TABLE = "table"

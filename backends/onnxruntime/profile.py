@@ -43,6 +43,7 @@ PROFILE = Profile(
         Family.DOT: Arithmetic(),
         Family.ADD: Arithmetic(multiplier=Multiplier.FUSED, zero_point=ZeroPointOrder.BEFORE),
         Family.MUL: Arithmetic(multiplier=Multiplier.FUSED, zero_point=ZeroPointOrder.BEFORE),
+        Family.SQUARE: Arithmetic(multiplier=Multiplier.FUSED, zero_point=ZeroPointOrder.BEFORE),
         Family.MEAN: Arithmetic(),
         Family.POOL: Arithmetic(multiplier=Multiplier.DIVIDED, zero_point=ZeroPointOrder.BEFORE),
         Family.TABLE: Arithmetic(multiplier=Multiplier.DIVIDED),

@@ -16,6 +16,7 @@ __all__ = [
     "joins_at_most_five",
     "keeps_codes_int8",
     "one_axis_permuted",
+    "pads_space",
     "pads_with_zeros",
     "pool_is_global",
     "scale_one",
@@ -71,6 +72,9 @@ def two_real_operands(match: Match) -> str | None:
 
 def stride_within_kernel(match: Match) -> str | None:
     """Max pooling that skips values, or with ceil_mode, has no kernel."""
+    rank = _rank(match.output)
+    if rank not in (None, 4):
+        return f"an input of rank {rank}; the kernel pools rank 4"
     kernel, stride = _pair(match.argument("kernel_size")), _pair(match.argument("stride"))
     stride = stride or kernel
     if any(step > size for step, size in zip(stride, kernel, strict=True)):
@@ -95,7 +99,9 @@ def averages_last_two(match: Match) -> str | None:
 
 def pool_is_global(match: Match) -> str | None:
     """Only average pooling to 1 x 1 has an integer kernel."""
-    size = list(match.argument("output_size"))
+    size, rank = list(match.argument("output_size")), _rank(match.output)
+    if rank not in (None, 4):
+        return f"an input of rank {rank}; the kernel averages rank 4"
     return None if size == [1, 1] else f"output_size={size}; the integer kernel averages to [1, 1]"
 
 
@@ -114,9 +120,19 @@ def pads_with_zeros(match: Match) -> str | None:
     return f"pad={list(amounts)} crops" if any(amount < 0 for amount in amounts) else None
 
 
+def pads_space(match: Match) -> str | None:
+    """Before a convolution only the image is padded: padded channels or batches leave the delegate."""
+    rank, amounts = _rank(match.nodes[0]), list(match.argument("pad"))
+    if rank is not None and any(amounts[2 * (rank - 2) :]):
+        return f"pad={amounts} pads channels or batch; before a convolution the kernel pads the image"
+    return None
+
+
 def joins_at_most_five(match: Match) -> str | None:
-    """Concatenation needs at least two float tensors."""
+    """Concatenation needs at least two float tensors, each another one."""
     tensors = match.argument("tensors")
+    if len(set(tensors)) < len(tensors):
+        return "one tensor joined with itself, which XNNPACK leaves to the portable runtime"
     return None if len(tensors) >= 2 else f"{len(tensors)} tensor"
 
 

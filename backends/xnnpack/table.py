@@ -64,7 +64,7 @@ def _shared(name: str, step: Step, *extra: Check) -> Row:
 
 
 ROWS: tuple[Row, ...] = (
-    *_gemm("pad_conv", CONV, checks.pads_with_zeros, before=(PAD,)),
+    *_gemm("pad_conv", CONV, checks.pads_with_zeros, checks.pads_space, before=(PAD,)),
     *_gemm("conv", CONV),
     *_gemm("conv_transpose", CONV_TRANSPOSE, checks.transposed_ungrouped),
     *_gemm("conv_transpose_grouped", CONV_TRANSPOSE_GROUPED),

@@ -1,0 +1,52 @@
+"""A weight for each call: ExecuTorch rewrites the weight of a 1-d convolution in place, and fails at a second call."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import GraphModule, Node
+
+__all__ = ["give_each_call_its_weight"]
+
+_ATEN = torch.ops.aten
+_CONVS = frozenset({_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv_transpose1d.default})
+
+
+def give_each_call_its_weight(model: GraphModule) -> None:
+    """Copy the weights that several 1-d convolutions share, so that each has one of its own.
+
+    Requires a copy of the user's model, whose tensors may be shared with it; these stay as they are.
+    """
+    seen: set[str] = set()
+    for call in list(model.graph.nodes):
+        if call.target not in _CONVS:
+            continue
+        weight = call.args[1]
+        constant = weight if weight.op == "get_attr" else weight.args[0]
+        if not isinstance(constant, Node) or constant.op != "get_attr":
+            continue
+        name = str(constant.target)
+        if name not in seen:
+            seen.add(name)
+            continue
+        _replace(model, call, weight, constant)
+
+
+def _replace(model: GraphModule, call: Node, weight: Node, constant: Node) -> None:
+    """Let a call read a copy of its weight, through a copy of the dequantize that is between, if there is one."""
+    value: object = model
+    for part in str(constant.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, torch.Tensor)
+    name = f"own_weight_{sum(key.startswith('own_weight_') for key in dict(model.named_buffers()))}"
+    model.register_buffer(name, value.detach().clone())
+    with model.graph.inserting_before(call):
+        copied = model.graph.get_attr(name)
+        copied.meta.update(constant.meta)
+        if weight is not constant:
+            operands = (copied, *weight.args[1:])
+            dequantized = model.graph.call_function(weight.target, operands, dict(weight.kwargs))  # type: ignore[arg-type]
+            dequantized.meta.update(weight.meta)
+            copied = dequantized
+    call.replace_input_with(weight, copied)
+    model.graph.eliminate_dead_code()
+    model.recompile()
