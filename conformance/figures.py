@@ -24,6 +24,7 @@ FIGURES: Mapping[str, str] = MappingProxyType(
         "z": "mean error in units of its standard deviation, were errors to go either way alike",
         "sqnr_db": "signal-to-noise ratio against the float model, in dB",
         "baseline_db": "the same of a plain min-max quantizer of that bit width",
+        "allowed_db": "by how many dB it may lie below the baseline: 3, and what few values cannot tell apart",
         "delta_max": "the largest allowance δ on the value before rounding, in codes",
         "ties": "elements that lie exactly on a tie",
         "distinct_codes": "different codes in the output",

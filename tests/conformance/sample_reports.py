@@ -61,7 +61,7 @@ def outcome(id_, status, rng):
     if check in HISTOGRAM_CHECKS and status is not Status.UNSUPPORTED:
         figures = numbers(rng, wrong=status not in {Status.PASS, Status.MISTRUSTED})
     elif check == "R2":
-        figures = {"sqnr_db": round(38 + rng.random(), 2), "baseline_db": 39.5}
+        figures = {"sqnr_db": round(38 + rng.random(), 2), "baseline_db": 39.5, "allowed_db": 3.4}
     found = f"{check} <found> & more at (0, {rng.randrange(9)}): actual 3, expected 4 | see the table\nexpected 4"
     message = "" if status is Status.PASS else found
     if status is Status.WAIVED:
