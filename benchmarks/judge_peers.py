@@ -119,6 +119,12 @@ def written_scripts(defects: list[Defect], seed: int) -> Iterator[tuple[Defect, 
             yield defect, "no code shows it: the check looks at the quantizer"
 
 
+def _part(report: Report) -> str:
+    patterns = report.selection.get("select", "").split()
+    more = f" and {len(patterns) - 3} patterns more" if len(patterns) > 3 else ""
+    return f"Only {len(report.outcomes)} cases were run: `{'`, `'.join(patterns[:3])}`{more}."
+
+
 def document(report: Report, shown: list[tuple[Defect, str]]) -> str:
     """Return docs/conformance/peers.md."""
     versions = ", ".join(f"{name} {report.environment[name]}" for name in ("torch", "executorch"))
@@ -130,7 +136,7 @@ def document(report: Report, shown: list[tuple[Defect, str]]) -> str:
         f"{report.environment['isa']}, seed {report.seed}). Cases come from what it claims when all ops of the corpus",
         "are offered to it.",
         "",
-        *([f"Only cases like {report.selection['select']} were run.", ""] if report.selection else []),
+        *([_part(report), ""] if report.selection else []),
         f"Verdict: **{report.verdict}**.",
         "",
         "| Level | " + " | ".join(status.value for status in Status) + " | reached |",
