@@ -28,7 +28,14 @@ aten = torch.ops.aten
 X, Y, V = Ref("x", 0), Ref("x", 1), Ref("v", 0)
 SUM = Program(inputs=((2, 9), (2, 9)), calls=(Call(aten.add.Tensor, (X, Y)),))
 PRODUCT = Program(inputs=((2, 9), (2, 9)), calls=(Call(aten.add.Tensor, (X, Y)), Call(aten.mul.Tensor, (V, Y))))
-CAT = Program(inputs=((2, 9), (2, 9)), calls=(Call(aten.add.Tensor, (X, Y)), Call(aten.cat.default, ((V, V), 1))))
+CAT = Program(
+    inputs=((2, 9), (2, 9)),
+    calls=(
+        Call(aten.add.Tensor, (X, Y)),
+        Call(aten.mul.Tensor, (X, Y)),
+        Call(aten.cat.default, ((V, Ref("v", 1)), 1)),
+    ),
+)
 PADDED = Program(
     inputs=((1, 3, 5, 5),), calls=(Call(aten.relu.default, (X,)), Call(aten.pad.default, (V, (1, 1, 1, 1))))
 )

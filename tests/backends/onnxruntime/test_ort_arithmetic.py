@@ -126,6 +126,15 @@ def test_mul_rounds_a_fused_product_that_holds_the_zero_point(name):
         assert np.array_equal(actual, to_codes(np.rint(r) + zy)) == (zy % 2 == 0)
 
 
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_square_rounds_as_any_product(name):
+    (sa, _, sy), (za, _, zy) = [[f32(s) for s in PRODUCTS[name][0]], PRODUCTS[name][1]]
+    codes = np.arange(256, dtype=np.uint8)
+    actual = run_kernel(lambda x: x * x, [(float(sa), za), (float(sy), zy)], "QLinearMul", codes)
+    product = (codes.astype(f32) - za) ** 2
+    assert np.array_equal(actual, to_codes(np.rint(fma(product, f32(f32(sa * sa) / sy), f32(zy)))))
+
+
 @pytest.mark.parametrize("kernel", ["QGemm", "QLinearConv"])
 @EACH
 def test_gemms_scale_the_int32_sum_in_float32_and_round_half_to_even(name, kernel):
@@ -243,6 +252,6 @@ def test_global_average_pool_refuses_ratios_outside_the_profiles_interval():
 
 def test_the_profile_says_what_was_shown_here():
     before = {family for family, entry in PROFILE.arithmetic.items() if entry.zero_point is ZeroPointOrder.BEFORE}
-    assert before == {Family.ADD, Family.MUL, Family.POOL}
+    assert before == {Family.ADD, Family.MUL, Family.SQUARE, Family.POOL}
     fused = {family for family, entry in PROFILE.arithmetic.items() if entry.multiplier is Multiplier.FUSED}
-    assert fused == {Family.ADD, Family.MUL}
+    assert fused == {Family.ADD, Family.MUL, Family.SQUARE}
