@@ -170,7 +170,8 @@ def test_a_concatenation_of_different_scales_is_found_and_left_with_what_feeds_i
     small = reproduce(UNSHARED_CAT, failing(UNSHARED_CAT, "C3", "relu", "conv", "linear", "cat", "mul")).program
     assert len(small.calls) <= 2
     assert small.calls[-1].target in CATS
-    assert sum(torch.Size(shape).numel() for shape in small.inputs) <= 2
+    # Two operands, for one tensor joined with itself is refused; a range of its own takes two elements of one of them.
+    assert sum(torch.Size(shape).numel() for shape in small.inputs) <= 3
 
 
 def test_a_sum_left_float_is_found_alone():
