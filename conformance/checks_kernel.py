@@ -15,9 +15,10 @@ from quantizer_sdk.backend import Executable
 from quantizer_sdk.conformance.bench import Bench, export, leaves, named_codes, quantize, tap
 from quantizer_sdk.conformance.comparison import Comparison
 from quantizer_sdk.conformance.emulator import emulate
-from quantizer_sdk.conformance.finding import Finding, failed, passed, short
+from quantizer_sdk.conformance.finding import Finding, does_not_apply, failed, passed, short
 from quantizer_sdk.conformance.oracle import run_oracle
 from quantizer_sdk.conformance.outcome import Status
+from quantizer_sdk.conformance.relations import batch_size
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["bit_exact", "dynamic_batch", "near_ties", "no_saturation", "nonfinite", "ties", "within_bounds"]
@@ -163,9 +164,8 @@ def _run_all(executable: Executable, inputs: Sequence[Sequence[Tensor]]) -> list
 def dynamic_batch(bench: Bench) -> Finding:
     """K5 of a program whose batch size is open: it computes each size as the graph of that size does."""
     shapes = bench.scenario.program.inputs
-    sizes = {shape[0] for shape in shapes if shape}
-    if len(sizes) != 1 or min(sizes) < 2 or not all(shapes):
-        return short(Status.UNSUPPORTED, "not applicable", "does not apply: no common batch axis of size 2 or more")
+    if batch_size(bench.scenario.program) is None:
+        return does_not_apply("no common batch axis of size 2 or more")
     batch = torch.export.Dim("batch", min=2, max=7)
     dynamic = tuple({0: batch} for _ in shapes)
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -11,7 +9,7 @@ from torch.fx import GraphModule
 from quantizer_sdk.conformance.baseline import DEFICIT_DB, Closeness, baseline_codes
 from quantizer_sdk.conformance.bench import Bench, computed_quantizes, export, graph_codes, leaves, quantize
 from quantizer_sdk.conformance.comparison import Comparison
-from quantizer_sdk.conformance.finding import Finding, failed, passed, short
+from quantizer_sdk.conformance.finding import Finding, does_not_apply, failed, passed, short
 from quantizer_sdk.conformance.kernels import QParams, is_quantize
 from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.relations import batch_size, close, grows_with_inputs, output_channels, parameter_power
@@ -120,7 +118,7 @@ def zero_has_a_code(bench: Bench) -> Finding:
 def scales_with_its_inputs(bench: Bench) -> Finding:
     """R4."""
     if not grows_with_inputs(bench.scenario.program):
-        return _does_not_apply("its result does not grow with its inputs")
+        return does_not_apply("its result does not grow with its inputs")
     scaled = bench.scenario.program.module(
         bench.seed, lambda place, value: value * _FACTOR ** parameter_power(bench.scenario.program, place)
     )
@@ -147,7 +145,7 @@ def channels_permute(bench: Bench) -> Finding:
     program = bench.scenario.program
     found = output_channels(program, bench.scenario.length)
     if found is None:
-        return _does_not_apply("it has no output channels of its own to permute")
+        return does_not_apply("it has no output channels of its own to permute")
     axes, channels, out_axis = found
     order = _disorder(channels)
     module = program.module(
@@ -189,16 +187,16 @@ def _disorder(channels: int) -> Tensor:
 def batch_splits(bench: Bench) -> Finding:
     """R6."""
     if batch_size(bench.scenario.program) is None:
-        return _does_not_apply("its inputs have no common batch axis of size 2 or more")
+        return does_not_apply("its inputs have no common batch axis of size 2 or more")
     first = tuple(tensor[:1] for tensor in bench.batches[0])
     try:
         with torch.no_grad():
             alone = list(leaves(bench.module(*[tensor.clone() for tensor in first])))
             whole = list(leaves(bench.module(*[tensor.clone() for tensor in bench.batches[0]])))
     except RuntimeError:
-        return _does_not_apply("the float model takes no other batch size")
+        return does_not_apply("the float model takes no other batch size")
     if any(a.shape != b[:1].shape or not close(a, b[:1]) for a, b in zip(alone, whole, strict=True)):
-        return _does_not_apply("the float model mixes the elements of a batch")
+        return does_not_apply("the float model mixes the elements of a batch")
     outside = elements = 0
     for run in bench.runs[:2]:
         part = graph_codes(bench.converted, [codes[:1] for codes in run.codes])
@@ -211,8 +209,3 @@ def batch_splits(bench: Bench) -> Finding:
     if outside:
         return failed("batch matters", f"{outside} codes of an element depend on the rest of its batch", numbers)
     return passed(numbers)
-
-
-def _does_not_apply(reason: str) -> Finding:
-    """Say that a relation is not one of this op's: nothing to hold, and so nothing that could pass."""
-    return replace(passed(), status=Status.UNSUPPORTED, message=f"does not apply: {reason}", signature="not applicable")

@@ -231,11 +231,10 @@ def _residual(base: Scenario) -> Iterator[Scenario]:
     if form is None:
         return
     (call,) = form.program.calls
-    fed = Call(call.target, _moved(call.args))
     program = Program(
         inputs=form.program.inputs,
         parameters=form.program.parameters,
-        calls=(Call(aten.relu.default, (Ref("x", 0),)), fed, Call(aten.add.Tensor, (Ref("v", 0), Ref("v", 1)))),
+        calls=(Call(aten.relu.default, (Ref("x", 0),)), call.fed(), Call(aten.add.Tensor, (Ref("v", 0), Ref("v", 1)))),
     )
     yield replace(base, data="residual", shape=form.name, program=program, length=2, checks=("C3", "C4", "R2", "K1"))
 
@@ -278,21 +277,8 @@ def _fed(program: Program, feeder: torch._ops.OpOverload | None) -> Program | No
     return Program(
         inputs=program.inputs * 2 if second else program.inputs,
         parameters=program.parameters,
-        calls=(*feeds, Call(call.target, _moved(call.args))),
+        calls=(*feeds, call.fed()),
     )
-
-
-def _moved(args: tuple[object, ...]) -> tuple[object, ...]:
-    """Let arguments read fed values in the place of inputs."""
-    moved: list[object] = []
-    for argument in args:
-        if isinstance(argument, tuple):
-            moved.append(_moved(argument))
-        elif isinstance(argument, Ref) and argument.kind == "x":
-            moved.append(Ref("v", argument.index))
-        else:
-            moved.append(argument)
-    return tuple(moved)
 
 
 def _has_weights(targets: tuple[torch._ops.OpOverload, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantizer_sdk.conformance.outcome import Status
 
-__all__ = ["Finding", "failed", "passed", "short"]
+__all__ = ["Finding", "does_not_apply", "failed", "passed", "short"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +34,8 @@ def failed(signature: str, message: str, numbers: Mapping[str, Any] | None = Non
 def short(status: Status, signature: str, message: str, numbers: Mapping[str, Any] | None = None) -> Finding:
     """Return a finding of any status but a pass."""
     return Finding(status=status, signature=signature, message=message, numbers=numbers or {})
+
+
+def does_not_apply(reason: str) -> Finding:
+    """Say that what a check looks at is not there: nothing to hold, and so nothing that could pass."""
+    return short(Status.UNSUPPORTED, "not applicable", f"does not apply: {reason}")

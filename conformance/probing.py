@@ -118,11 +118,4 @@ def _behind(feeder: torch._ops.OpOverload, program: Program) -> Program:
     two = len(list(FORMS[feeder][0].program.calls[0].refs())) > 1
     feeds = tuple(Call(feeder, (Ref("x", i), Ref("x", i)) if two else (Ref("x", i),)) for i in range(count))
     (call,) = program.calls
-    args = tuple(_moved(argument) for argument in call.args)
-    return Program(inputs=program.inputs, parameters=program.parameters, calls=(*feeds, Call(call.target, args)))
-
-
-def _moved(argument: object) -> object:
-    if isinstance(argument, tuple):
-        return tuple(_moved(element) for element in argument)
-    return Ref("v", argument.index) if isinstance(argument, Ref) and argument.kind == "x" else argument
+    return Program(inputs=program.inputs, parameters=program.parameters, calls=(*feeds, call.fed()))

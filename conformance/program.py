@@ -43,6 +43,10 @@ class Call:
     target: torch._ops.OpOverload
     args: tuple[Any, ...]
 
+    def fed(self) -> Call:
+        """Return this call with the result of call i in the place of input i: where every input is fed by a call."""
+        return Call(self.target, _fed(self.args))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the op's name: overloads cannot be pickled."""
         return _call_of, (str(self.target), self.args)
@@ -165,6 +169,12 @@ def overload_of(name: str) -> torch._ops.OpOverload:
 
 def _call_of(name: str, args: tuple[Any, ...]) -> Call:
     return Call(overload_of(name), args)
+
+
+def _fed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_fed(element) for element in value)
+    return Ref("v", value.index) if isinstance(value, Ref) and value.kind == "x" else value
 
 
 def _refs(value: Any) -> Iterator[Ref]:
