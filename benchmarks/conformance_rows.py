@@ -24,9 +24,10 @@ from quantizer_sdk import (
     Step,
     TableQuantizer,
 )
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES
+from quantizer_sdk.conformance.corpus import FORMS, MOVES
 from quantizer_sdk.conformance.evaluate import evaluate
 from quantizer_sdk.conformance.families import row_scenarios
+from quantizer_sdk.conformance.followers import FOLLOWERS
 
 INT8 = QuantizationSpec(torch.int8, None, -128, 127, torch.per_tensor_affine)
 CONFIG = QuantizationConfig(INT8, INT8, INT8)

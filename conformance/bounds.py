@@ -1,8 +1,7 @@
-"""How far other arithmetic may stray from the exact value: the eager float32 graph, and integer kernels.
+"""How far the eager float32 graph may stray from the exact value, op by op.
 
-u = 2^-24 is float32's unit roundoff, and gamma(n) = n·u / (1 - n·u) bounds the relative error of n roundings in a row,
-in any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1). Nothing here holds
-where float32 overflows or underflows, or for convolutions that add before they multiply (Winograd, FFT).
+`roundoff.gamma` bounds the roundings of each op; convolutions that add before they multiply (Winograd, FFT) are beyond
+it.
 
 Every bound is 0 where the arithmetic is exact: float32 holds every multiple of a power of two 2^g up to 2^(24 + g), so
 on dyadic scales whole graphs often do not round at all before quantize, and then ties must go to the even code.
@@ -20,20 +19,11 @@ import torch
 from torch import Tensor
 
 from quantizer_sdk.conformance.exact import ExactValue, Term
-from quantizer_sdk.conformance.verdict import Requantized
+from quantizer_sdk.conformance.roundoff import conversion_error, gamma, grain_of, is_float32, is_power
 from quantizer_sdk.errors import UnsupportedError
-from quantizer_sdk.profile import Arithmetic, Family, Multiplier
+from quantizer_sdk.profile import Family
 
-__all__ = ["Evaluated", "Traced", "gamma"]
-
-_UNIT = 2.0**-24
-_MULTIPLIER_BITS = 20
-
-
-def gamma(operations: Tensor | float) -> Tensor:
-    """Return the relative error bound of so many float32 roundings in a row, as float64."""
-    error = torch.as_tensor(operations, dtype=torch.float64) * _UNIT
-    return error / (1 - error)
+__all__ = ["Evaluated", "Traced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,8 +85,8 @@ class Traced:
         exact = ExactValue.from_quantized(codes, scale, zero_point, axis)
         term = exact.terms[0]
         wide = 2 if codes.numel() and max(int(codes.abs().max()), int(term.values.abs().max())) >= 2**24 else 0
-        stray = int(not all(_is_float32(s) for s in term.scales))
-        grain = min(_grain(s) for s in term.scales) if all(_is_power(s) for s in term.scales) else None
+        stray = int(not all(is_float32(s) for s in term.scales))
+        grain = min(grain_of(s) for s in term.scales) if all(is_power(s) for s in term.scales) else None
         error = _rounding(exact.approximate(), 1 + stray + wide, grain)
         single = zero_point if isinstance(zero_point, int) and axis is None else None
         return cls(exact=exact, error=error, grain=grain, family=Family.MOVE, stray=stray, zero_point=single)
@@ -115,8 +105,8 @@ class Traced:
             error = torch.zeros(exact.shape, dtype=torch.float64)
         else:
             exact = ExactValue.from_rational(Fraction(number))
-            error = torch.tensor(_conversion_error(Fraction(number)), dtype=torch.float64)
-        grain = min(_grain(scale) for scale in exact.terms[0].scales)
+            error = torch.tensor(conversion_error(Fraction(number)), dtype=torch.float64)
+        grain = min(grain_of(scale) for scale in exact.terms[0].scales)
         return cls(exact=exact, error=error, grain=grain, family=Family.CONSTANT)
 
     def move(self, function: Callable[[Tensor], Tensor]) -> Traced:
@@ -154,8 +144,8 @@ class Traced:
         held = held if low is None else held | (value + self.error <= float(low))
         held = held if high is None else held | (value - self.error >= float(high))
         ends = [end for end in (low, high) if end is not None]
-        error = torch.where(held, 0.0, self.error).clamp(min=max(map(_conversion_error, ends), default=0.0))
-        grain = None if self.grain is None else min([self.grain, *(_grain(end) for end in ends if end)])
+        error = torch.where(held, 0.0, self.error).clamp(min=max(map(conversion_error, ends), default=0.0))
+        grain = None if self.grain is None else min([self.grain, *(grain_of(end) for end in ends if end)])
         return replace(self, exact=self.exact.clamp(low, high), error=error, grain=grain)
 
     def add(self, other: Traced, sign: int = 1) -> Traced:
@@ -183,8 +173,8 @@ class Traced:
         carried = self.error.sum(tuple(axes), keepdim=keepdim)
         error = (carried + _rounding(total, count - 1, self.grain)) / count
         grain = None
-        if _is_power(Fraction(count)):
-            grain = None if self.grain is None else self.grain - _grain(Fraction(count))
+        if is_power(Fraction(count)):
+            grain = None if self.grain is None else self.grain - grain_of(Fraction(count))
         else:
             error = error + _rounding(exact.approximate().abs() + error, 1, None)
         return self._followed(Family.MEAN, exact, error, grain)
@@ -268,106 +258,6 @@ class Traced:
         fused = bias is None or bias.family in {Family.CONSTANT, Family.MOVE}
         return followed if fused else replace(followed, family=Family.MIXED)
 
-    def graph_delta(self, requantized: Requantized) -> Tensor:
-        """Return the δ of the eager float32 graph, in units of r.
-
-        Quantize multiplies by the reciprocal of the scale: one rounding for the reciprocal and one for the product,
-        none if the scale is a power of two. Scaling carries the error of what is quantized into r.
-        """
-        rounding = gamma(0 if _is_power(requantized.scale) else 2)
-        return self.error / float(requantized.scale) * (1 + rounding) + rounding * requantized.r.abs()
-
-    def kernel_delta(self, requantized: Requantized, arithmetic: Arithmetic | None = None) -> Tensor:
-        """Return the δ of a runtime's integer kernel, in units of r; that of the graph where no kernel is known.
-
-        Every kernel named here was measured on constructed ties.
-
-        Args:
-            requantized: The exact codes.
-            arithmetic: How kernels of this family round; None takes XNNPACK's.
-        """
-        terms = len(self.exact.terms)
-        multiplier = Multiplier.FIXED_POINT if arithmetic is None else arithmetic.multiplier
-        if self.family is Family.ADD and terms == 2:
-            if multiplier is Multiplier.FIXED_POINT:
-                return self._fixed_point(requantized)
-            return self._fused(requantized, sum(scale for term in self.exact.terms for scale in term.scales))
-        if multiplier is Multiplier.FUSED and terms == 1 and self.family in {Family.MUL, Family.SQUARE}:
-            return self._fused(requantized, 0)
-        if self.family is Family.POOL:  # the zero point may be added before rounding
-            size = requantized.r.abs() + abs(requantized.zero_point)
-            return self.graph_delta(requantized) + gamma(2) * size
-        single = terms == 1 and self.family in {Family.MOVE, Family.MUL, Family.SQUARE, Family.MEAN}
-        if single or (terms <= 2 and self.family is Family.DOT):
-            return self._float_requantized(requantized)
-        return self.graph_delta(requantized)
-
-    def _float_requantized(self, requantized: Requantized) -> Tensor:
-        """Return the δ of an int32 accumulator times a float32 scale, rounded half to even.
-
-        Four roundings: two to make the scale sx·sw / sy, the accumulator's conversion and the product; another three
-        if the runtime first rounds scales that are no float32 numbers. A float bias becomes whole steps of sx·sw,
-        which moves it by its distance from the nearest step, at most ½·sx·sw / sy; three roundings on the way there
-        may make it the other neighbour of a near-tie, which twice their size covers. XNNPACK's convolution, linear
-        and multiply are of this kind and exact on dyadic scales. Its average pool, and its clamp between different
-        quantizations, add the zero point before they round: one more rounding, and ties follow the parity of the
-        zero point, so that their δ is never 0 at a tie.
-        """
-        accumulator, *bias = self.exact.terms
-        scale = float(requantized.scale)
-        step = accumulator.floats([s / requantized.scale for s in accumulator.scales])
-        r = accumulator.values * step
-        moved = torch.zeros_like(r)
-        ends = [end for clamp in self.exact.clamps for end in clamp if end is not None]
-        exact = all(_is_power(s) for s in (requantized.scale, *accumulator.scales)) and all(map(_is_float32, ends))
-        for term in bias:
-            steps = term.values * term.floats(term.scales) / scale / step
-            moved = (steps - steps.round()).abs() + (0 if exact else 2 * gamma(3) * steps.abs())
-            r = r + steps * step
-            exact = exact and bool((steps.abs() < 2**23).all())
-        exact = exact and bool((accumulator.values.abs() < 2**23).all())
-        size = r.abs() + moved * step
-        strays = 3 if self.stray or not _is_float32(requantized.scale) else 0
-        delta = moved * step + gamma(0 if exact else 4 + strays) * size
-        delta = self._clamped(requantized, r, delta, 0 if exact else 2)
-        if self.family in {Family.MEAN, Family.SQUARE} or (self.family is Family.MOVE and self.exact.clamps):
-            delta = delta + gamma(1) * (torch.maximum(size, requantized.r.abs()) + abs(requantized.zero_point))
-        return delta
-
-    def _fixed_point(self, requantized: Requantized) -> Tensor:
-        """Return the δ of XNNPACK's add and subtract, which round half up.
-
-        Each operand's ratio to the output scale becomes an integer over 2^shift, of which the larger has 21 bits:
-        half a unit off each, or (|qa - za| + |qb - zb|)·2^-(shift + 1), besides the one rounding of the ratio, three
-        if scales are no float32 numbers. As ties go up, δ is never 0 at a tie.
-        """
-        tables = [[s / requantized.scale for s in term.scales] for term in self.exact.terms]
-        exponent = math.frexp(_float32(max(max(table) for table in tables)))[1] - 1
-        unit = 2.0 ** -(_MULTIPLIER_BITS - exponent + 1)
-        strays = 2 if self.stray or not _is_float32(requantized.scale) else 0
-        delta, r = torch.zeros(2, *self.exact.shape, dtype=torch.float64)
-        for term, table in zip(self.exact.terms, tables, strict=True):
-            delta = delta + term.values.abs() * (unit + gamma(1 + strays) * term.floats(table))
-            r = r + term.values * term.floats(table)
-        return self._clamped(requantized, r, delta, 2)
-
-    def _fused(self, requantized: Requantized, scales: Fraction | int) -> Tensor:
-        """Return the δ of rint(fma(a, A, fma(b, B, C))) and of rint(fma(ab, S, zp)) in float32.
-
-        Multipliers and C take three roundings, each fma one. Codes are at most 255 in magnitude, so that C is at most
-        255·(A + B + 1), and so is what precedes each fma's result. The zero point is inside: ties follow its parity.
-        """
-        operands = 255 * 2 * float(scales / requantized.scale)
-        size = requantized.r.abs() + operands + abs(requantized.zero_point)
-        return self._clamped(requantized, requantized.r, gamma(5 + 2 * self.stray) * size, 2)
-
-    def _clamped(self, requantized: Requantized, r: Tensor, delta: Tensor, operations: int) -> Tensor:
-        """Return the δ after fused clamps, which are codes made in so many roundings, given r and δ before them."""
-        if not self.exact.clamps:
-            return delta
-        edge = gamma(operations) * requantized.r.abs()
-        return torch.where((r - requantized.r).abs() > delta, edge, torch.maximum(delta, edge))
-
     def _followed(self, family: Family, exact: ExactValue, error: Tensor, grain: int | None, *others: Traced) -> Traced:
         """Return the trace of an op's result."""
         parts = (self, *others)
@@ -380,29 +270,3 @@ def _rounding(magnitude: Tensor, operations: Tensor | int, grain: int | None) ->
     """Bound the rounding of so many operations whose results stay within a magnitude and are multiples of 2^grain."""
     error = gamma(operations) * magnitude.abs()
     return error if grain is None else torch.where(magnitude.abs() <= math.ldexp(1.0, 24 + grain), 0.0, error)
-
-
-def _grain(number: Fraction) -> int:
-    """Return the exponent of a dyadic rational's lowest set bit."""
-    low_bit = number.numerator & -number.numerator
-    return max(low_bit.bit_length() - 1, 0) - (number.denominator.bit_length() - 1)
-
-
-def _is_power(number: Fraction) -> bool:
-    """Whether a positive number is a power of two."""
-    return all(part & (part - 1) == 0 for part in (number.numerator, number.denominator))
-
-
-def _float32(number: Fraction) -> float:
-    """Return the nearest float32."""
-    return float(torch.tensor(float(number), dtype=torch.float32))
-
-
-def _conversion_error(number: Fraction) -> float:
-    """Return by how much a number changes when it becomes float32."""
-    return float(abs(number - Fraction(_float32(number))))
-
-
-def _is_float32(number: Fraction) -> bool:
-    """Whether float32 holds a number exactly."""
-    return _conversion_error(number) == 0

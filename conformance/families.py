@@ -8,7 +8,9 @@ from dataclasses import replace
 import torch
 
 from quantizer_sdk import Row
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES, Form, subject_of
+from quantizer_sdk.conformance.corpus import FORMS, MOVES
+from quantizer_sdk.conformance.followers import FOLLOWERS, behind, subject_of
+from quantizer_sdk.conformance.forms import Form
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.conformance.relations import batch_size, grows_with_inputs, output_channels
 from quantizer_sdk.conformance.scenario import Scenario
@@ -120,7 +122,7 @@ def _program(
     form: Form, chain: tuple[torch._ops.OpOverload, ...], feeder: torch._ops.OpOverload | None
 ) -> Program | None:
     """Put the feeder before a form and the rest of the chain behind it; None where the chain does not fit its shape."""
-    program = _fed(form.program, feeder)
+    program: Program | None = form.program if feeder is None else behind(feeder, form.program)
     for target in chain[1:]:
         if program is None:
             return None
@@ -261,24 +263,6 @@ def _exhaustive(target: torch._ops.OpOverload, feeder: torch._ops.OpOverload | N
             checks=("R1", "K1", "K2" if data == "generic" else "K3"),
             exhaustive=True,
         )
-
-
-def _fed(program: Program, feeder: torch._ops.OpOverload | None) -> Program | None:
-    """Put a call of the feeder on every input before the program's one call."""
-    if feeder is None:
-        return program
-    count = len(program.inputs)
-    second = feeder in {aten.add.Tensor, aten.mul.Tensor}
-    rest = FORMS[feeder][0].program.calls[0].args[1:]
-    feeds = tuple(
-        Call(feeder, (Ref("x", i), Ref("x", count + i)) if second else (Ref("x", i), *rest)) for i in range(count)
-    )
-    (call,) = program.calls
-    return Program(
-        inputs=program.inputs * 2 if second else program.inputs,
-        parameters=program.parameters,
-        calls=(*feeds, call.fed()),
-    )
 
 
 def _has_weights(targets: tuple[torch._ops.OpOverload, ...]) -> bool:

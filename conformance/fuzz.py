@@ -12,8 +12,9 @@ import torch
 
 from quantizer_sdk import Row
 from quantizer_sdk.conformance.choices import Choices
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, subject_of
+from quantizer_sdk.conformance.corpus import FORMS
 from quantizer_sdk.conformance.draft import Draft
+from quantizer_sdk.conformance.followers import FOLLOWERS, subject_of
 from quantizer_sdk.conformance.outcome import CHECKS
 from quantizer_sdk.conformance.placements import place, place_again
 from quantizer_sdk.conformance.program import Program, Ref

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from quantizer_sdk.conformance.bounds import Evaluated, Traced
+from quantizer_sdk.conformance.deltas import graph_delta, kernel_delta
 from quantizer_sdk.conformance.verdict import Requantized
 from quantizer_sdk.errors import GraphError, InvalidSpecError, UnsupportedError
 from quantizer_sdk.profile import Profile
@@ -39,7 +40,7 @@ class Site:
         node: The quantize node's name.
         requantized: The exact codes.
         graph_delta: float64 δ of the eager float32 graph, as its own inputs and the exact codes before it agree.
-        kernel_delta: float64 δ of an integer kernel, likewise; see `Traced.kernel_delta`.
+        kernel_delta: float64 δ of an integer kernel, likewise; see `deltas.kernel_delta`.
         value: What reaches the quantize.
     """
 
@@ -149,8 +150,8 @@ def _site(node: Node, args: _Args, profile: Profile | None) -> Site:
         node=node.name,
         value=value,
         requantized=exact,
-        graph_delta=value.graph_delta(exact),
-        kernel_delta=value.kernel_delta(exact, None if profile is None else profile.arithmetic.get(value.family)),
+        graph_delta=graph_delta(value, exact),
+        kernel_delta=kernel_delta(value, exact, None if profile is None else profile.arithmetic.get(value.family)),
     )
 
 

@@ -10,7 +10,8 @@ import torch
 
 from quantizer_sdk import Backend, OpRecord, Row, Step, explain
 from quantizer_sdk.conformance.bench import export
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, MOVES
+from quantizer_sdk.conformance.corpus import FORMS, MOVES
+from quantizer_sdk.conformance.followers import FOLLOWERS, behind
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.errors import BackendError
 
@@ -56,7 +57,7 @@ def probed_rows(backend: Backend) -> tuple[Row, ...]:
     feeder = next((target for target in _FEEDERS if target in claimed), None)
     if feeder is not None:
         moving = sorted(MOVES, key=str)
-        fed = [_Offer(targets=(t,), program=_behind(feeder, FORMS[t][0].program), share=True) for t in moving]
+        fed = [_Offer(targets=(t,), program=behind(feeder, FORMS[t][0].program), share=True) for t in moving]
         rows += _claimed(backend, fed)
     if not rows:
         name = type(backend.quantizer()).__name__
@@ -110,12 +111,3 @@ def _shifted(value: Any, first: dict[str, int]) -> Any:
     if isinstance(value, tuple):
         return tuple(_shifted(element, first) for element in value)
     return Ref(value.kind, value.index + first[value.kind]) if isinstance(value, Ref) else value
-
-
-def _behind(feeder: torch._ops.OpOverload, program: Program) -> Program:
-    """Put the feeder, on one tensor, before each input."""
-    count = len(program.inputs)
-    two = len(list(FORMS[feeder][0].program.calls[0].refs())) > 1
-    feeds = tuple(Call(feeder, (Ref("x", i), Ref("x", i)) if two else (Ref("x", i),)) for i in range(count))
-    (call,) = program.calls
-    return Program(inputs=program.inputs, parameters=program.parameters, calls=(*feeds, call.fed()))

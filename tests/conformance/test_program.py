@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from quantizer_sdk import InvalidSpecError
-from quantizer_sdk.conformance.corpus import FOLLOWERS, FORMS, subject_of
+from quantizer_sdk.conformance.corpus import FORMS
+from quantizer_sdk.conformance.followers import FOLLOWERS, subject_of
 from quantizer_sdk.conformance.program import Call, Program, Ref, overload_of
 
 aten = torch.ops.aten
