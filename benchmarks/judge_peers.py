@@ -10,14 +10,16 @@ it runs. `judge_peers:PEER` is the peer as data, for `quantizer-sdk conform`.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
 from quantizer_sdk import Backend, QuantizerError
@@ -38,11 +40,32 @@ def _quantizer(*, is_per_channel: bool = True) -> Any:
         MissingDependencyError: ExecuTorch is not installed.
     """
     with importing():
+        from executorch.backends.xnnpack.quantizer import xnnpack_quantizer_utils
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
             XNNPACKQuantizer,
             get_symmetric_quantization_config,
         )
+    export = xnnpack_quantizer_utils._get_aten_graph_module_for_pattern
+    if not isinstance(export, _Kept):
+        xnnpack_quantizer_utils._get_aten_graph_module_for_pattern = _Kept(export)
     return XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=is_per_channel))
+
+
+class _Kept:
+    """Exports a pattern of the peer's once: by itself it exports all twelve, 3 s, at every graph that it annotates."""
+
+    def __init__(self, export: Callable[..., Any]) -> None:
+        self._export = export
+        self._patterns: dict[Any, Any] = {}
+
+    def __call__(self, pattern: nn.Module, example_inputs: tuple[Any, ...], is_cuda: bool = False) -> Any:
+        """Return a copy of the pattern's graph, for matching changes it."""
+        function: Any = pattern.fn
+        cells = tuple(cell.cell_contents for cell in function.__closure__)
+        key = (function.__code__, cells, example_inputs[0].shape, is_cuda)
+        if key not in self._patterns:
+            self._patterns[key] = self._export(pattern, example_inputs, is_cuda)
+        return copy.deepcopy(self._patterns[key])
 
 
 PEER = Backend(

@@ -140,7 +140,7 @@ class Bench:
         shapes = self.scenario.program.inputs
         quantizes = self.input_quantizes
         return tuple(
-            self._laid_out(codes_for(node, shape, self.scenario.data, 100 * self.seed + 10 * seed + place))
+            self._laid_out(codes_for(node, shape, place, self.scenario.data, 10 * self.seed + seed))
             for place, (node, shape) in enumerate(zip(quantizes, shapes, strict=True))
         )
 

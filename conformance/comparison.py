@@ -102,7 +102,14 @@ class Comparison:
 
     @property
     def vacuous(self) -> str | None:
-        """Why a comparison within δ proves nothing, if so: from 1/2 on every number is next to a tie."""
+        """Why a comparison within δ proves nothing, if so.
+
+        From a δ of 1/2 on every number is next to a tie; and any kernel gives the right code where there is only one.
+        """
+        if self.elements > 1 and (len(self._codes) == 1 or self._ends == self.elements):
+            return (
+                f"all {self.elements} codes are {'the same' if len(self._codes) == 1 else 'at the ends of the range'}"
+            )
         if self.delta_max < 0.5:
             return None
         return f"the arithmetic's own error may reach {self.delta_max:.3g} codes, so that more than one code is right"

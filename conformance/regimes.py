@@ -1,6 +1,7 @@
 """Kinds of data: what parameters, calibration data, qparams and integer inputs are like in a scenario.
 
-- generic: normal data, qparams as the quantizer's observers choose them, codes over the whole range.
+- generic: normal data, qparams as the quantizer's observers choose them; codes over the whole range and, every other
+  time, those of such data.
 - many: the same, with ten times as many codes. A multiplier that is off by a part ε of itself moves results of some 40
   codes, as they are on average, across a tie once in 1 / (40 ε): of 20,000 results this finds an ε of 2^-16.
 - zp_odd, zp_even: every scale a power of two, so that results often lie exactly between two codes; an odd zero point
@@ -71,29 +72,35 @@ def activation_data(shape: tuple[int, ...], place: int, data: str, seed: int, ba
     return value
 
 
-def codes_for(quantize: Node, shape: tuple[int, ...], data: str, seed: int) -> Tensor:
+def codes_for(quantize: Node, shape: tuple[int, ...], place: int, data: str, seed: int) -> Tensor:
     """Return integer inputs for one quantize of an input.
 
     Args:
         quantize: A static per-tensor quantize node.
         shape: The input's shape.
+        place: Which input.
         data: The kind of data.
         seed: Of the codes.
 
     Returns:
-        Codes of the node's dtype over its range, both ends and the zero point among them where there is room; near the
-        zero point for `extreme_up`, at the ends for `ends`.
+        Codes of the node's dtype: near the zero point for `extreme_up`, at the ends for `ends`. Else for an even seed
+        any codes of the range, both ends and the zero point among them where there is room; for an odd one the codes
+        of data like those of calibration, so that results lie within their own ranges too, as means of many uniform
+        codes do not.
     """
     low, high, dtype = code_range_of(quantize)
-    zero_point = quantize.args[2]
+    scale, zero_point = quantize.args[1:3]
+    assert isinstance(scale, float)
     assert isinstance(zero_point, int)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(10 * seed + place)
     if data == "ends":
         return torch.where(torch.rand(shape, generator=generator) < 0.5, low, high).to(dtype)
     if data == "extreme_up":
         steps = torch.randint(-2, 3, shape, generator=generator)
         sparse = torch.rand(shape, generator=generator) < 0.2  # so that sums of them, amplified, stay within the range
         return (steps * sparse + zero_point).clamp(low, high).to(dtype)
+    if seed % 2:
+        return (torch.round(activation_data(shape, place, data, seed) / scale) + zero_point).clamp(low, high).to(dtype)
     codes = torch.randint(low, high + 1, shape, generator=generator)
     ends = torch.tensor([low, high, zero_point])
     if codes.numel() > len(ends):

@@ -94,7 +94,7 @@ def test_codes_suit_the_data(data, codes, exported):
     model = converted(exported)
     (node,) = input_quantizes(model)
     zero = node.args[2]
-    found = set(codes_for(node, (100, 50), data, 0).unique().tolist())
+    found = set(codes_for(node, (100, 50), 0, data, 0).unique().tolist())
     if data == "extreme_up":
         assert found == {zero + step for step in range(-2, 3)}
     else:
@@ -103,7 +103,7 @@ def test_codes_suit_the_data(data, codes, exported):
 
 def test_a_tapped_graph_returns_every_kernels_result(exported):
     model = converted(exported)
-    codes = [codes_for(node, (4, 6), "generic", 0) for node in input_quantizes(model)]
+    codes = [codes_for(node, (4, 6), 0, "generic", 0) for node in input_quantizes(model)]
     inner, outer = tap(model)(torch.zeros(4, 6))
     assert inner.shape == (4, 5)
     assert torch.equal(outer, model(torch.zeros(4, 6)))
