@@ -23,8 +23,8 @@ from torch import nn
 from tqdm import tqdm
 
 from quantizer_sdk import Backend, QuantizerError
+from quantizer_sdk.backends.executorch.importing import importing
 from quantizer_sdk.backends.xnnpack import BACKEND
-from quantizer_sdk.backends.xnnpack.runtime import importing
 from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_check
 from quantizer_sdk.conformance.report import Report
 from quantizer_sdk.conformance.run import Settings, run_suite

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
 from quantizer_sdk.integer_io import copy_without_guards, strip_boundary
+from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.profile import Profile
+from quantizer_sdk.quiet_logs import quiet_logs
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +31,11 @@ __all__ = [
     "Runner",
     "Variant",
     "backend_names",
+    "captured_stderr",
     "copy_without_guards",
     "find_backend",
+    "give_each_call_its_weight",
+    "quiet_logs",
     "strip_boundary",
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,12 +10,18 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from quantizer_sdk.backend import Delegation, copy_without_guards, strip_boundary
-from quantizer_sdk.backends.xnnpack.own_weights import give_each_call_its_weight
-from quantizer_sdk.backends.xnnpack.runtime import XNNPACKProgram, importing, quiet
+from quantizer_sdk.backend import copy_without_guards, give_each_call_its_weight, strip_boundary
+from quantizer_sdk.backends.executorch.delegation import delegation_of
+from quantizer_sdk.backends.executorch.importing import importing, quiet
+from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
+from quantizer_sdk.backends.xnnpack.payload import decode_kernels
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["lower"]
+
+_ATEN = torch.ops.aten
+# ExecuTorch rewrites the weight of a 1-d convolution in place, and fails at a second call of it.
+_REWRITTEN_IN_PLACE = frozenset({_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv_transpose1d.default})
 
 
 def lower(
@@ -25,7 +30,7 @@ def lower(
     *,
     dynamic_shapes: Any = None,
     integer_io: bool = False,
-) -> XNNPACKProgram:
+) -> ExecuTorchProgram:
     """Lower a float or a converted model to a program that runs on XNNPACK's kernels.
 
     Args:
@@ -56,15 +61,15 @@ def lower(
             clone, inputs = strip_boundary(model, inputs)
         else:
             clone = copy_without_guards(model)
-        give_each_call_its_weight(clone)
+        give_each_call_its_weight(clone, _REWRITTEN_IN_PLACE)
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
             edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-        delegation = _delegation(edge.exported_program().graph_module)
+        delegation = delegation_of(edge.exported_program().graph_module)
         with _stage("compiling it to an ExecuTorch program"):
             buffer = bytes(edge.to_executorch().buffer)
-    return XNNPACKProgram(buffer, delegation)
+    return ExecuTorchProgram(buffer, delegation, decode_kernels)
 
 
 @contextlib.contextmanager
@@ -75,21 +80,3 @@ def _stage(action: str) -> Iterator[None]:
     except Exception as e:
         reason = textwrap.shorten(str(e), 400, placeholder=" ...") or "no message"
         raise LoweringError(f"cannot lower the model: {action} failed with {type(e).__name__}: {reason}") from e
-
-
-def _delegation(graph_module: GraphModule) -> Delegation:
-    """Count what was delegated. Operators only: neither the delegate's own calls nor the unpacking of their results."""
-    with importing():
-        from executorch.exir.lowered_backend_module import LoweredBackendModule
-
-    lowered = [module for module in graph_module.modules() if isinstance(module, LoweredBackendModule)]
-    delegated = sum(len(_operators(module.original_module.graph_module)) for module in lowered)
-    return Delegation(subgraphs=len(lowered), delegated=delegated, non_delegated=_operators(graph_module))
-
-
-def _operators(graph_module: GraphModule) -> tuple[str, ...]:
-    """Name the operators that a graph calls, in order ("aten.erf.default"), those in branches of control flow last."""
-    passed_over = (operator.getitem, torch.ops.higher_order.executorch_call_delegate)
-    graphs = [module.graph for module in graph_module.modules() if isinstance(module, GraphModule)]
-    targets = [node.target for graph in graphs for node in graph.nodes if node.op == "call_function"]
-    return tuple(getattr(target, "__name__", str(target)) for target in targets if target not in passed_over)

@@ -11,9 +11,9 @@ import torch.ao.quantization.fx._decomposed
 from torch import nn
 
 from quantizer_sdk.backend import Executable, strip_boundary
+from quantizer_sdk.backends.executorch.program import _call_runtime
 from quantizer_sdk.backends.xnnpack.lowering import lower
 from quantizer_sdk.backends.xnnpack.payload import _kernels, decode_kernels
-from quantizer_sdk.backends.xnnpack.runtime import _call_runtime
 from quantizer_sdk.errors import LoweringError, MissingDependencyError
 
 pytest.importorskip("executorch")
@@ -393,7 +393,7 @@ def test_first_use_is_quiet_leaves_logging_alone_and_imports_executorch_only_the
     script = """
         import logging, sys, warnings
         import torch
-        from quantizer_sdk.backends.xnnpack import lowering, payload, runtime
+        from quantizer_sdk.backends.xnnpack import lowering, payload
         assert not any(name.split(".")[0] in ("executorch", "torchao") for name in sys.modules)
         x = torch.zeros(1, 4)
         with warnings.catch_warnings():
