@@ -22,9 +22,9 @@ from models.result import COLUMNS, Column, Result
 from models.schemes import quantize_with_ours, quantize_with_peer
 from models.zoo import ENTRIES
 from quantizer_sdk import explain
+from quantizer_sdk.backends.xnnpack import lower
 from quantizer_sdk.backends.executorch.importing import importing
 from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
-from quantizer_sdk.backends.xnnpack import lower
 from quantizer_sdk.demo.metrics import interleaved_medians, power, to_db
 from quantizer_sdk.errors import MissingDependencyError
 
@@ -74,9 +74,7 @@ def measure(entry: Entry, columns: tuple[str, ...], rounds: int, *, size: int | 
     return result
 
 
-def _program(
-    name: str, entry: Entry, exported: GraphModule, batches: list[Inputs], column: Column
-) -> ExecuTorchProgram:
+def _program(name: str, entry: Entry, exported: GraphModule, batches: list[Inputs], column: Column) -> ExecuTorchProgram:
     """Quantize, if the column is to be, lower, and note what became of the ops."""
     explanation = None
     if name != "fp32":

@@ -6,12 +6,12 @@ import copy
 from typing import cast
 
 import torch
-from quantizer_sdk.backends.xnnpack.runtime import importing, quiet
 from torch.fx import GraphModule
 
 from models.entry import Entry, Inputs, Scheme
 from quantizer_sdk import calibrate, convert_pt2e, prepare_pt2e
 from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, get_symmetric_quantization_config
+from quantizer_sdk.backends.executorch.importing import importing, quiet
 
 __all__ = ["quantize_with_ours", "quantize_with_peer"]
 
