@@ -142,6 +142,7 @@ def explained(*ops):
         ([("conv2d.default", "quantized"), ("conv1d.default", "float")], ("aten.convolution.default",), {}),
         ([("add_.Tensor", "quantized")], ("aten.add.Tensor",), {"add": 1}),
         ([("view.default", "shared")], ("aten.view_copy.default",), {}),
+        ([("slice.Tensor", "shared")], ("aten.slice_copy.Tensor",), {"slice": 1}),
         ([], ("quantized_decomposed.quantize_per_tensor.default",), {"quantize or dequantize": 1}),
     ],
 )
