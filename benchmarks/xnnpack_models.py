@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from tqdm import tqdm
-
 from models.bars import missed
 from models.plot import draw
 from models.result import COLUMNS, Column, Result
 from models.tables import markdown, render
 from models.zoo import ENTRIES
+from rich.console import Console
+from tqdm import tqdm
 
 _PAGE = Path(__file__).parents[1] / "docs" / "xnnpack-models.md"
 _PATIENCE = 1200

@@ -22,9 +22,8 @@ from models.result import COLUMNS, Column, Result
 from models.schemes import quantize_with_ours, quantize_with_peer
 from models.zoo import ENTRIES
 from quantizer_sdk import explain
+from quantizer_sdk.backend import Executable
 from quantizer_sdk.backends.xnnpack import lower
-from quantizer_sdk.backends.executorch.importing import importing
-from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
 from quantizer_sdk.demo.metrics import interleaved_medians, power, to_db
 from quantizer_sdk.errors import MissingDependencyError
 
@@ -74,7 +73,7 @@ def measure(entry: Entry, columns: tuple[str, ...], rounds: int, *, size: int | 
     return result
 
 
-def _program(name: str, entry: Entry, exported: GraphModule, batches: list[Inputs], column: Column) -> ExecuTorchProgram:
+def _program(name: str, entry: Entry, exported: GraphModule, batches: list[Inputs], column: Column) -> Executable:
     """Quantize, if the column is to be, lower, and note what became of the ops."""
     explanation = None
     if name != "fp32":
@@ -113,13 +112,13 @@ def _sqnr(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float | No
     return ratio if abs(ratio) < float("inf") else None
 
 
-def _latencies(programs: dict[str, ExecuTorchProgram], example: Inputs, rounds: int) -> dict[str, float]:
+def _latencies(programs: dict[str, Executable], example: Inputs, rounds: int) -> dict[str, float]:
     """Return medians of one call in ms. Short calls are repeated within a round, so that the clock sees enough.
 
     The clock is that of the process's CPU time: on one thread it is the time that passes, without other processes'.
     """
 
-    def timed(program: ExecuTorchProgram) -> float:
+    def timed(program: Executable) -> float:
         start = time.process_time()
         program.run(*example)
         return time.process_time() - start
@@ -127,7 +126,7 @@ def _latencies(programs: dict[str, ExecuTorchProgram], example: Inputs, rounds: 
     longest = max(min(timed(program) for _ in range(_WARM_UP)) for program in programs.values())
     calls = max(1, round(_ROUND_SECONDS / max(longest, 1e-6)))
 
-    def repeated(program: ExecuTorchProgram) -> None:
+    def repeated(program: Executable) -> None:
         for _ in range(calls):
             program.run(*example)
 
@@ -149,9 +148,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    with importing():
-        # Private: ExecuTorch has no public setting for the number of threads of its runtime in Python.
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    # Private: ExecuTorch has no public setting for the number of threads of its runtime in Python.
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
     _unsafe_reset_threadpool(1)
     result = measure(ENTRIES[options.name], tuple(options.columns), options.rounds, size=options.size)
     options.json.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")

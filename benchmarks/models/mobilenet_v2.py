@@ -30,6 +30,7 @@ class InvertedResidual(nn.Module):
             *expand, *_conv(inner, inner, 3, stride, groups=inner), nn.ReLU6(), *_conv(inner, outputs, 1)
         )
         self.shortcut = stride == 1 and inputs == outputs
+        self.layers[-1].gain = 0.5 if self.shortcut else 1.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""

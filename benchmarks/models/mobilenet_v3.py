@@ -70,6 +70,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         inner = max(8, channels // 4)
         self.reduce, self.expand = nn.Conv2d(channels, inner, 1), nn.Conv2d(inner, channels, 1)
+        self.expand.gain = 0.2  # near its middle, as trained gates are: a gate that shuts cuts the network in two
         self.gate = gate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -100,6 +101,7 @@ class Block(nn.Module):
         layers += [nn.Conv2d(row.inner, row.outputs, 1, bias=False), nn.BatchNorm2d(row.outputs, eps=1e-3)]
         self.layers = nn.Sequential(*layers)
         self.shortcut = row.stride == 1 and inputs == row.outputs
+        self.layers[-1].gain = 0.5 if self.shortcut else 1.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
@@ -147,6 +149,6 @@ def _with_silu(size: int) -> nn.Module:
 
 
 ENTRIES = (
-    Entry(name="mobilenet_v3_large", build=_large, examples=images, size=224, small=64),
+    Entry(name="mobilenet_v3_large", build=_large, examples=images, size=224, small=96),
     Entry(name="mobilenet_v3_silu", build=_with_silu, examples=images, size=96, small=64),
 )

@@ -9,8 +9,7 @@ from quantizer_sdk.report import Explanation
 
 __all__ = ["outside_although_quantized"]
 
-# Operators as ExecuTorch's compiler names them, by those of the user's graph that become them. Only ops that compute:
-# those that move codes give the same values wherever they run.
+# Operators as ExecuTorch's compiler names them, by those of the user's graph that become them.
 _COMPILED = {
     "conv1d": "convolution",
     "conv2d": "convolution",
@@ -21,6 +20,22 @@ _COMPILED = {
     "relu6": "hardtanh",
     "silu": "mul",
 }
+# These cost nothing wherever they run, and the compiler makes more of them out of other ops.
+_VIEWS = frozenset(
+    {
+        "view",
+        "reshape",
+        "unsafe_view",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "t",
+        "clone",
+    }
+)
 
 
 def outside_although_quantized(explanation: Explanation, delegation: Delegation) -> dict[str, int]:
@@ -35,7 +50,7 @@ def outside_although_quantized(explanation: Explanation, delegation: Delegation)
     for op in explanation.ops:
         kind = _kind(op.op)
         counter = may_be_outside if op.state == "float" else quantized
-        if op.state in {"float", "quantized"}:
+        if op.state != "folded" and kind not in _VIEWS:
             counter[_COMPILED.get(kind, kind)] += 1
     outside = collections.Counter(map(_kind, delegation.non_delegated))
     found = {
@@ -50,4 +65,4 @@ def outside_although_quantized(explanation: Explanation, delegation: Delegation)
 def _kind(name: str) -> str:
     """Return the middle of "aten.view_copy.default" without what sets a copying or an in-place form apart."""
     middle = name.split(".")[1] if "." in name else name
-    return middle.removesuffix("_copy").rstrip("_")
+    return middle.removesuffix("_copy").strip("_")

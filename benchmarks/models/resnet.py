@@ -25,6 +25,7 @@ class Basic(nn.Module):
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
             nn.BatchNorm2d(width),
         )
+        self.layers[-1].gain = 0.5
         self.shortcut = _projection(inputs, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,6 +51,7 @@ class Deep(nn.Module):
             nn.Conv2d(width, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
+        self.layers[-1].gain = 0.5
         self.shortcut = _projection(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

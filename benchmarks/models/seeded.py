@@ -19,8 +19,8 @@ _BATCH_NORM_INPUTS = 4
 def seeded(model: nn.Module, inputs: list[Inputs] | None = None, *, seed: int = 0) -> nn.Module:
     """Give a model random weights of He's variance, and batch norms the statistics of what really reaches them.
 
-    Channels get unequal scales, for that is what makes per-channel quantization matter. Parameters that are neither a
-    module's `weight` nor its `bias` are left to the model.
+    Channels get unequal scales, for that is what makes per-channel quantization matter. A module's attribute `gain`, if
+    it has one, scales its weights. Parameters that are neither a `weight` nor a `bias` are left to the model.
 
     Args:
         model: Changed in place.
@@ -46,21 +46,21 @@ def _initialise(module: nn.Module, generator: torch.Generator) -> None:
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(weight, torch.Tensor):
         return
+    gain: float = getattr(module, "gain", 1.0)
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
-        weight.uniform_(0.5, 1.5, generator=generator)
+        weight.uniform_(0.5 * gain, 1.5 * gain, generator=generator)
     elif isinstance(module, nn.Embedding):
-        weight.normal_(0, 1, generator=generator)
+        weight.normal_(0, gain, generator=generator)
     else:
+        transposed = isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d))
         fan_in = weight[0].numel()
-        if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)):  # [in, out, ...]: strides share the taps
-            fan_in = weight.shape[0] * weight[0, 0].numel() // math.prod(module.stride)
-        gain = 2.0 if weight.dim() > 2 else 1.0
-        weight.normal_(0, math.sqrt(gain / fan_in), generator=generator)
-        channels = weight.shape[1] if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)) else weight.shape[0]
-        spread = torch.empty(channels).uniform_(0.5, 1.5, generator=generator)
-        shape = [1] * weight.dim()
-        shape[1 if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)) else 0] = channels
-        weight.mul_(spread.view(shape))
+        if transposed:  # [in, out, ...]; with a stride, few taps meet at one output
+            fan_in = weight[:, 0].numel() // math.prod(module.stride)
+        before_relu = weight.dim() > 2
+        weight.normal_(0, gain * math.sqrt((2 if before_relu else 1) / fan_in), generator=generator)
+        axis = 1 if transposed else 0
+        spread = torch.empty(weight.shape[axis]).uniform_(0.5, 1.5, generator=generator)
+        weight.mul_(spread.view([-1 if index == axis else 1 for index in range(weight.dim())]))
     if isinstance(bias, torch.Tensor):
         bias.normal_(0, 0.1, generator=generator)
 
@@ -70,7 +70,7 @@ def _series(make: Callable[[torch.Generator], torch.Tensor], count: int) -> list
 
 
 def images(size: int, count: int) -> list[Inputs]:
-    """Return images [1, 3, size, size] with structure at all scales, of differing contrast and colour, as photos have.
+    """Return images [1, 3, size, size] with structure at all scales, as photos have, of mean 0 and deviation 1.
 
     White noise would not do: a network that averages over space gives nearly the same result for any of it.
     """
@@ -81,7 +81,7 @@ def images(size: int, count: int) -> list[Inputs]:
             noise = torch.randn(1, 3, cells, cells, generator=generator)
             smooth = functional.interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)
             total += smooth / math.sqrt(cells)
-        return total * (0.5 + torch.rand(1, generator=generator))
+        return (total - total.mean()) / total.std()
 
     return _series(make, count)
 
