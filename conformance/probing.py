@@ -15,7 +15,7 @@ from quantizer_sdk.conformance.followers import FOLLOWERS, behind
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.errors import BackendError
 
-__all__ = ["probed_rows"]
+__all__ = ["claims", "probed_rows"]
 
 aten = torch.ops.aten
 _TAILS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default)
@@ -63,6 +63,12 @@ def probed_rows(backend: Backend) -> tuple[Row, ...]:
         name = type(backend.quantizer()).__name__
         raise BackendError(f"{name} claims none of the {len(FORMS)} ops that the suite offers, so there are no cases")
     return tuple(rows)
+
+
+def claims(backend: Backend, scheme: str, program: Program) -> bool:
+    """Whether the quantizer of a configuration claims all ops of a program."""
+    model = export(program.module(), [torch.randn(shape) for shape in program.inputs])
+    return all(record.state != "float" for record in explain(model, backend.schemes()[scheme]()).ops)
 
 
 def _claimed(backend: Backend, offers: Sequence[_Offer]) -> list[Row]:
