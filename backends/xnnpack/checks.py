@@ -9,6 +9,8 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk import Match, QuantizationSpec, Role
+from quantizer_sdk.observers import PerTensor
+from quantizer_sdk.spec import granularity_of
 
 __all__ = [
     "averages_last_two",
@@ -33,10 +35,33 @@ def keeps_codes_int8(match: Match) -> str | None:
         spec = match.config.spec_of(role)
         if isinstance(spec, QuantizationSpec) and spec.dtype is not torch.int8:
             return f"{role.value} is {spec.dtype}; XNNPACK's kernels take torch.int8"
+    if _is_dynamic(match) and (reason := _run_time_kernel(match)) is not None:
+        return reason
     weight = match.config.weight
     symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
     if isinstance(weight, QuantizationSpec) and weight.qscheme not in symmetric:
         return f"the weight's qscheme is {weight.qscheme}; XNNPACK drops the zero point of an affine weight"
+    return None
+
+
+def _is_dynamic(match: Match) -> bool:
+    return getattr(match.config.input_activation, "is_dynamic", False)
+
+
+def _run_time_kernel(match: Match) -> str | None:
+    """Kernels that quantize their operand themselves have one granularity for it, and a scale for each channel."""
+    if getattr(match.config.output_activation, "is_dynamic", False):
+        return "output_activation is dynamic; XNNPACK quantizes operands at run time, and no results"
+    for _node, name, operand, _value in match.operands():
+        if operand.role is Role.BIAS:
+            continue
+        found = granularity_of(operand.spec(match.config))
+        if operand.role is Role.WEIGHT and found == PerTensor():
+            return "one scale for the weight; beside activations quantized at run time it takes one a channel"
+        if operand.role is Role.ACT and operand.run_time_granularity is None:
+            return "no kernel quantizes its operand at run time; linear, addmm, conv2d and conv_transpose2d have one"
+        if operand.role is Role.ACT and found != operand.run_time_granularity:
+            return f"operand {name!r} has {found}; at run time the kernel takes {operand.run_time_granularity}"
     return None
 
 
