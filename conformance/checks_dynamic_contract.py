@@ -99,6 +99,11 @@ def _illegal(bench: Bench, gemm: DynamicGemm) -> Iterator[str]:
         yield f"{name}: stored codes {found[0]}..{found[1]} leave {ends[0]}..{ends[1]}"
     if weight.axis is not None and weight.axis != gemm.weight_axis:
         yield f"{name}: scales along axis {weight.axis}; output channels lie along axis {gemm.weight_axis}"
+    dynamic = profile.dynamic if profile is not None else None
+    if weight.group is not None and dynamic is not None:
+        stored = weight.scales.to(dynamic.group_scales).to(torch.float32)
+        if not torch.equal(stored, weight.scales):
+            yield f"{name}: scales of groups that {dynamic.group_scales} rounds, in which kernels have them"
     if weight.group != scheme.group:
         yield f"{name}: groups of {weight.group}; {bench.scenario.scheme} says {scheme.group}"
 

@@ -76,7 +76,7 @@ def scheme_scenarios(
     main = next((name for name in schemes if Scheme.named(name).dynamic and Scheme.named(name).weight_bits == 8), None)
     for name in schemes:
         for row in rows:
-            for chain in _principal(row, every=name == main):
+            for chain in _principal(row, closely=name == main):
                 for scenario in _family(chain, name, main, claims):
                     checks = tuple(c for c in scenario.checks if c not in without and applies(c, scenario))
                     if checks:
@@ -85,12 +85,12 @@ def scheme_scenarios(
     return tuple(seen.values())
 
 
-def _principal(row: Row, *, every: bool) -> Iterator[_Chain]:
-    """Yield a row's principal chains: those with gemms, or with `every` the first of any row."""
+def _principal(row: Row, *, closely: bool) -> Iterator[_Chain]:
+    """Yield the principal chains of a row that begins with a gemm; looked at closely, the first one of any row."""
     chains = [chain for chain, principal in chains_of(row) if principal]
-    if has_weights(tuple(target for chain in chains[:1] for target in chain)):
+    if has_weights(tuple(chain[0] for chain in chains[:1])):
         yield from chains
-    elif every:
+    elif closely:
         yield from chains[:1]
 
 
@@ -104,8 +104,8 @@ def _family(
     plainest = _scenario(chain, name, (*weighted, *forms)[0], ("C1",))
     if plainest is None:
         return
-    if not has_weights(chain) or not weighted or not claims(plainest.program, name):
-        yield plainest
+    if not has_weights(chain[:1]) or not weighted or not claims(plainest.program, name):
+        yield from [plainest] if len(chain) == 1 or name == main else []
     elif len(chain) > 1:
         yield replace(plainest, checks=_FUSED)
     elif narrow:

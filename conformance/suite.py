@@ -11,7 +11,7 @@ from quantizer_sdk.conformance.families import row_scenarios
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
 from quantizer_sdk.conformance.models import model_scenarios
 from quantizer_sdk.conformance.outcome import CHECKS, case_level
-from quantizer_sdk.conformance.probing import claims, probed_rows
+from quantizer_sdk.conformance.probing import Claims, probed_rows
 from quantizer_sdk.conformance.report import LEVELS
 from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.scheme import plain_schemes
@@ -86,7 +86,7 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     declared = {} if backend.profile is None else backend.profile.unsupported
     plain = plain_schemes(schemes)
     others = tuple(name for name in schemes if name not in plain)
-    special = scheme_scenarios(rows, others, lambda program, name: claims(backend, name, program), without)
+    special = scheme_scenarios(rows, others, Claims(backend), without)
     if not plain:
         return special
     return (

@@ -139,6 +139,8 @@ class DynamicArithmetic:
         rounding: Where an activation halfway between two codes goes.
         zero_point: Whether the zero point is added to an activation's code after rounding or before it.
         smallest_scale: The smallest scale that is chosen; 0.0 for none.
+        group_scales: The type that the scales of a weight's groups are stored in: those that it does not hold are
+            rounded, and a quantizer must not choose any.
     """
 
     scale: RunTimeScale = RunTimeScale.INVERSE
@@ -146,6 +148,7 @@ class DynamicArithmetic:
     rounding: Rounding = Rounding.HALF_EVEN
     zero_point: ZeroPointOrder = ZeroPointOrder.AFTER
     smallest_scale: float = 0.0
+    group_scales: torch.dtype = torch.float32
 
 
 _INT8 = frozenset({torch.int8})
