@@ -20,6 +20,7 @@ __all__ = [
     "PerTensor",
     "PerToken",
     "beside_blocks",
+    "filled",
     "grid_of",
     "split_blocks",
     "to_lanes",
@@ -31,21 +32,36 @@ class Granularity(ABC):
     """A partition of a tensor into blocks of one shape; each block has one scale and one zero point."""
 
     @abstractmethod
+    def pattern(self, rank: int) -> tuple[int, ...]:
+        """Return the block's size along each axis of a tensor of this rank; -1 takes the whole axis.
+
+        Raises:
+            InvalidSpecError: The tensor has no such axis.
+        """
+
     def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the block's size along each axis of a tensor of this shape.
 
         Raises:
             InvalidSpecError: The tensor has no such axis, or blocks do not divide it.
         """
+        pattern = self.pattern(len(shape))
+        parts = zip(pattern, shape, strict=False)
+        if len(pattern) != len(shape) or any(part != -1 and (part < 1 or size % part) for part, size in parts):
+            message = (
+                f"{self} does not divide a tensor of shape {list(shape)}; each axis must be a multiple of its block"
+            )
+            raise InvalidSpecError(message)
+        return filled(pattern, shape)
 
 
 @dataclass(frozen=True, slots=True)
 class PerTensor(Granularity):
     """One scale for the tensor."""
 
-    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape."""
-        return tuple(shape)
+    def pattern(self, rank: int) -> tuple[int, ...]:
+        """Return all axes whole."""
+        return (-1,) * rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +74,10 @@ class PerAxis(Granularity):
 
     axis: int
 
-    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def pattern(self, rank: int) -> tuple[int, ...]:
         """Return 1 along the axis, all elsewhere."""
-        axis = _axis(self, self.axis, shape)
-        return tuple(1 if index == axis else size for index, size in enumerate(shape))
+        axis = _axis(self, self.axis, rank)
+        return tuple(1 if index == axis else -1 for index in range(rank))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +90,19 @@ class PerRow(Granularity):
 
     dim: int = -1
 
-    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def pattern(self, rank: int) -> tuple[int, ...]:
         """Return all along the axis, 1 elsewhere."""
-        dim = _axis(self, self.dim, shape)
-        return tuple(size if index == dim else 1 for index, size in enumerate(shape))
+        dim = _axis(self, self.dim, rank)
+        return tuple(-1 if index == dim else 1 for index in range(rank))
 
 
 @dataclass(frozen=True, slots=True)
 class PerToken(Granularity):
     """One scale for each vector along the last axis, chosen at run time."""
 
-    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def pattern(self, rank: int) -> tuple[int, ...]:
         """Return all along the last axis, 1 elsewhere."""
-        return PerRow(-1).block_of(shape)
+        return PerRow(-1).pattern(rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +115,9 @@ class PerGroup(Granularity):
 
     group_size: int
 
-    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def pattern(self, rank: int) -> tuple[int, ...]:
         """Return the group size along the last axis, 1 elsewhere."""
-        return _divided(self, (1,) * (len(shape) - 1) + (self.group_size,), shape)
+        return (1,) * (rank - 1) + (self.group_size,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,33 +134,24 @@ class PerBlock(Granularity):
     def __post_init__(self) -> None:
         object.__setattr__(self, "block_size", tuple(self.block_size))
 
-    def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the block, whole axes filled in."""
-        if len(self.block_size) > len(shape):
-            message = f"{self} has more axes than the tensor's shape {list(shape)}"
+    def pattern(self, rank: int) -> tuple[int, ...]:
+        """Return the block, with 1 for the axes before it."""
+        if len(self.block_size) > rank:
+            message = f"{self} has more axes than a tensor of rank {rank}"
             raise InvalidSpecError(message)
-        padded = (1,) * (len(shape) - len(self.block_size)) + self.block_size
-        return _divided(
-            self, [size if block == -1 else block for block, size in zip(padded, shape, strict=True)], shape
-        )
+        return (1,) * (rank - len(self.block_size)) + self.block_size
 
 
-def _axis(granularity: Granularity, axis: int, shape: Sequence[int]) -> int:
-    if not -len(shape) <= axis < len(shape):
-        message = (
-            f"{granularity} names axis {axis} of a tensor of rank {len(shape)}; accepted are 0 to {len(shape) - 1}"
-        )
+def _axis(granularity: Granularity, axis: int, rank: int) -> int:
+    if not -rank <= axis < rank:
+        message = f"{granularity} names axis {axis} of a tensor of rank {rank}; accepted are 0 to {rank - 1}"
         raise InvalidSpecError(message)
-    return axis % len(shape)
+    return axis % rank
 
 
-def _divided(granularity: Granularity, block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    if not shape or any(size < 1 or total % size for size, total in zip(block, shape, strict=True)):
-        message = (
-            f"{granularity} does not divide a tensor of shape {list(shape)}; each axis must be a multiple of its block"
-        )
-        raise InvalidSpecError(message)
-    return tuple(block)
+def filled(pattern: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a block with the sizes of whole axes in place of -1."""
+    return tuple(size if part == -1 else part for part, size in zip(pattern, shape, strict=True))
 
 
 def grid_of(block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:

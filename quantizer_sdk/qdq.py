@@ -16,7 +16,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers the ops
 from torch.fx import Graph, Node
 
-from quantizer_sdk.block_ops import DEQUANTIZE_PER_BLOCK, QUANTIZE_PER_BLOCK
+from quantizer_sdk.block_ops import CHOOSE_QPARAMS_PER_BLOCK, DEQUANTIZE_PER_BLOCK, QUANTIZE_PER_BLOCK
 from quantizer_sdk.dtypes import is_cast
 
 __all__ = [
@@ -56,7 +56,7 @@ class Layout(Enum):
     PER_TOKEN = (_OPS.quantize_per_token.default, _OPS.dequantize_per_token.default)
     """Tensors [..., 1], computed from each run's data."""
     PER_BLOCK = (QUANTIZE_PER_BLOCK, DEQUANTIZE_PER_BLOCK)
-    """Tensors of the grid's shape, and a block size."""
+    """Tensors of the grid's shape, stored or computed from each run's data, and a block size."""
 
 
 QUANTIZE_OPS = frozenset({layout.value[0] for layout in Layout} | {_OPS.quantize_per_tensor.tensor2})
@@ -68,6 +68,7 @@ _CHOOSE = {
     (Layout.PER_TENSOR_NODES, True): _OPS.choose_qparams_symmetric.tensor,
     (Layout.PER_TOKEN, False): _OPS.choose_qparams_per_token_asymmetric.default,
     (Layout.PER_TOKEN, True): _OPS.choose_qparams_per_token.default,
+    (Layout.PER_BLOCK, False): CHOOSE_QPARAMS_PER_BLOCK,
 }
 CHOOSE_QPARAMS_OPS = frozenset(_CHOOSE.values())
 
@@ -84,7 +85,7 @@ class QParams:
         quant_max: Largest code.
         dtype: Type of the tensor of codes.
         ch_axis: The channel axis, per channel.
-        block_size: The size of a block along each axis, per group and per block.
+        block_size: The size of a block along each axis, per group and per block; -1, per block, takes a whole axis.
     """
 
     layout: Layout
@@ -158,13 +159,16 @@ def emit_choose_qparams(
     quant_max: int,
     eps: float,
     dtype: torch.dtype,
+    block_size: tuple[int, ...] = (),
 ) -> tuple[Node, Node]:
     """Append the op that computes qparams from a tensor at run time, and return scale and zero point.
 
-    Per token the op set fixes the rest: int8, all 256 codes affine, -127..127 symmetric.
+    Per token the op set fixes the rest: int8, all 256 codes affine, -127..127 symmetric. Per block there is no
+    symmetric form.
     """
-    rest = (quant_min, quant_max, eps, dtype) if layout is Layout.PER_TENSOR_NODES else (dtype,)
-    chosen = graph.call_function(_CHOOSE[layout, symmetric], (tensor, *rest))
+    rest: tuple[Any, ...] = (dtype,) if layout is Layout.PER_TOKEN else (quant_min, quant_max, eps, dtype)
+    block = (list(block_size),) if layout is Layout.PER_BLOCK else ()
+    chosen = graph.call_function(_CHOOSE[layout, symmetric], (tensor, *block, *rest))
     scale, zero_point = (graph.call_function(operator.getitem, (chosen, index)) for index in (0, 1))
     return scale, zero_point
 

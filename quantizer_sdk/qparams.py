@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["choose_qparams", "default_eps", "next_power_of_two", "symmetric_zero_point"]
+__all__ = ["choose_qparams", "choose_run_time_qparams", "default_eps", "next_power_of_two", "symmetric_zero_point"]
 
 
 def default_eps() -> float:
@@ -86,6 +86,36 @@ def choose_qparams(
         live = scale[~empty]
         scale = torch.where(empty, live.max() if live.numel() else torch.ones_like(scale), scale)
     return scale, zero_point
+
+
+def choose_run_time_qparams(
+    min_val: torch.Tensor, max_val: torch.Tensor, *, quant_min: int, quant_max: int, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose affine qparams as kernels do that quantize their operand themselves: XNNPACK's rule, in its own order.
+
+    It divides once, into the inverse of the scale, and rounds the zero point so that the end of the range which is
+    farther off a code loses nothing. A range of zero width has scale 1.
+
+    Args:
+        min_val: Smallest values, one a scale, of any shape and float dtype.
+        max_val: Largest values, same shape.
+        quant_min: Smallest code.
+        quant_max: Largest code.
+        eps: Smallest scale to choose; 0.0 for none.
+
+    Returns:
+        The scale, float32, and the zero point, int64, both of the shape of `min_val`.
+    """
+    low = torch.clamp(min_val.to(torch.float32), max=0.0)
+    high = torch.clamp(max_val.to(torch.float32), min=0.0)
+    codes = torch.full_like(low, quant_max - quant_min)  # number / tensor would multiply by the reciprocal
+    inverse = torch.where(low == high, torch.ones_like(low), codes / (high - low))
+    if eps > 0:
+        inverse = torch.clamp(inverse, max=1.0 / eps)
+    at_low, at_high = low * inverse, high * inverse
+    lower = (quant_min + at_low) + (quant_max + at_high) > 0
+    zero_point = torch.where(lower, quant_min - at_low, quant_max - at_high)
+    return 1.0 / inverse, torch.round(torch.clamp(zero_point, quant_min, quant_max)).to(torch.int64)
 
 
 def _choose_one(

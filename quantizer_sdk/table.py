@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from quantizer_sdk.errors import RuleError
+from quantizer_sdk.granularity import Granularity
+from quantizer_sdk.observers.module import ObserverFactory
+from quantizer_sdk.observers.placeholder import PlaceholderObserver
 from quantizer_sdk.spec import (
     PER_CHANNEL_SCHEMES,
     DerivedQuantizationSpec,
@@ -120,11 +123,14 @@ class Operand:
         role: Which spec of the config it takes.
         ch_axis: The axis of its channels, in place of that in a per-channel spec.
         force_per_tensor: Whether the kernel takes one scale only; a per-channel spec turns into its per-tensor form.
+        run_time_granularity: How many elements share a scale where the spec is dynamic and does not say it itself;
+            None where the op has no kernel for it.
     """
 
     role: Role
     ch_axis: int | None = None
     force_per_tensor: bool = False
+    run_time_granularity: Granularity | None = None
 
     def on_axis(self, ch_axis: int) -> Operand:
         """Return this operand with its channels on another axis."""
@@ -134,9 +140,15 @@ class Operand:
         """Return this operand with one scale for the whole tensor."""
         return dataclasses.replace(self, force_per_tensor=True)
 
+    def at_run_time(self, granularity: Granularity) -> Operand:
+        """Return this operand with scales of this granularity where each run computes them from its own data."""
+        return dataclasses.replace(self, run_time_granularity=granularity)
+
     def spec(self, config: QuantizationConfig) -> QuantizationSpecBase | None:
         """Return the spec that a config gives this operand."""
         spec = config.spec_of(self.role)
+        if isinstance(spec, QuantizationSpec) and spec.is_dynamic and self.run_time_granularity is not None:
+            return _shared_by(spec, self.run_time_granularity)
         if not isinstance(spec, QuantizationSpec) or spec.qscheme not in PER_CHANNEL_SCHEMES:
             return spec
         if self.force_per_tensor:
@@ -144,6 +156,16 @@ class Operand:
                 spec, qscheme=_PER_TENSOR[spec.qscheme], ch_axis=None, observer_or_fake_quant_ctr=None
             )
         return spec if self.ch_axis is None else dataclasses.replace(spec, ch_axis=self.ch_axis)
+
+
+def _shared_by(spec: QuantizationSpec, granularity: Granularity) -> QuantizationSpec:
+    """Return a spec whose observer is told a granularity, if its user has not told it one."""
+    constructor = spec.observer_or_fake_quant_ctr
+    if constructor is None:
+        constructor = PlaceholderObserver
+    if isinstance(constructor, ObserverFactory) and "granularity" in constructor.arguments:
+        return spec
+    return dataclasses.replace(spec, observer_or_fake_quant_ctr=constructor.with_args(granularity=granularity))
 
 
 ACT = Operand(Role.ACT)

@@ -20,7 +20,7 @@ from quantizer_sdk.errors import (
 from quantizer_sdk.observers.create import is_observer, is_observer_call
 from quantizer_sdk.operands import is_written
 from quantizer_sdk.provenance import describe
-from quantizer_sdk.qdq import is_dequantize, is_quantize
+from quantizer_sdk.qdq import CHOOSE_QPARAMS_OPS, is_dequantize, is_quantize
 from quantizer_sdk.spec import ANNOTATION_KEY
 
 __all__ = ["Stage", "require_exported", "require_prepared", "verify"]
@@ -174,8 +174,12 @@ def _codes_are_dequantized(model: GraphModule) -> Iterator[str]:
 
 def _dequantizes_have_one_user(model: GraphModule) -> Iterator[str]:
     for node in model.graph.nodes:
-        if is_dequantize(node) and len(node.users) != 1:
-            yield f"{node.name} has {len(node.users)} users; backends match a dequantize by its one user"
+        # The op that chooses qparams at run time reads a tensor for the quantize op that it serves.
+        users = (
+            [user for user in node.users if user.target not in CHOOSE_QPARAMS_OPS] if is_dequantize(node) else [node]
+        )
+        if len(users) != 1:
+            yield f"{node.name} has {len(users)} users; backends match a dequantize by its one user"
 
 
 def _weights_are_folded(model: GraphModule) -> Iterator[str]:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from quantizer_sdk import ProductBiasSpec, QuantizationConfig, QuantizationSpec, RuleError
-from quantizer_sdk.fake_quantize import FakeQuantize, FusedMovingAvgObsFakeQuantize
-from quantizer_sdk.observers import (
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    ObserverFactory,
-    PerChannelMinMaxObserver,
-)
+from quantizer_sdk import ProductBiasSpec, QuantizationConfig
+from quantizer_sdk.observers import ObserverFactory
+from quantizer_sdk.recipes import activation_spec, symmetric_config, weight_spec
 
 __all__ = ["get_uint8_quantization_config"]
 
@@ -50,25 +41,6 @@ def get_uint8_quantization_config(
     Raises:
         RuleError: The range of weights does not hold 0 with codes on both sides.
     """
-    if weight_qmin >= 0 or weight_qmax <= 0:
-        message = (
-            f"the weight range {weight_qmin}..{weight_qmax} does not hold codes on both sides of 0, which is the zero "
-            "point of weights here; the usual range is -127..127"
-        )
-        raise RuleError(message)
-    if activation_observer is None:
-        activation_observer = FusedMovingAvgObsFakeQuantize if is_qat else HistogramObserver
-    weight_observer: Any = PerChannelMinMaxObserver if is_per_channel else MinMaxObserver
-    if is_qat:
-        moving = MovingAveragePerChannelMinMaxObserver if is_per_channel else MovingAverageMinMaxObserver
-        weight_observer = FakeQuantize.with_args(observer=moving, averaging_constant=1.0)
-    activation = QuantizationSpec(torch.uint8, activation_observer, act_qmin, act_qmax, torch.per_tensor_affine)
-    weight = QuantizationSpec(
-        torch.int8,
-        weight_observer,
-        weight_qmin,
-        weight_qmax,
-        torch.per_channel_symmetric if is_per_channel else torch.per_tensor_symmetric,
-        ch_axis=0 if is_per_channel else None,
-    )
-    return QuantizationConfig(activation, activation, weight, ProductBiasSpec(), is_qat)
+    activation = activation_spec(torch.uint8, act_qmin, act_qmax, is_qat=is_qat, observer=activation_observer)
+    weight = weight_spec(weight_qmin, weight_qmax, is_per_channel=is_per_channel, is_qat=is_qat)
+    return symmetric_config(activation, weight, ProductBiasSpec(), is_qat=is_qat)

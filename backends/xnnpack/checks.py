@@ -9,6 +9,8 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk import Match, ProductBiasSpec, QuantizationSpec, Role
+from quantizer_sdk.observers import PerTensor
+from quantizer_sdk.spec import granularity_of
 
 __all__ = [
     "averages_last_two",
@@ -37,7 +39,10 @@ def _wrong_codes(match: Match) -> Iterator[str]:
         dtype = getattr(match.config.spec_of(role), "dtype", torch.int8)
         if dtype is not torch.int8:
             yield f"{role.value} is {dtype}; XNNPACK's kernels take torch.int8"
-    if missing := _missing_specs(match):
+    if _is_dynamic(match):
+        if (reason := _run_time_kernel(match)) is not None:
+            yield reason
+    elif missing := _missing_specs(match):
         yield f"no spec for {' and '.join(missing)}; the kernel has all its tensors quantized"
     weight, bias = match.config.weight, match.config.bias
     symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
@@ -51,10 +56,31 @@ def _wrong_codes(match: Match) -> Iterator[str]:
 
 def _missing_specs(match: Match) -> list[str]:
     """A kernel that finds one of its tensors float computes in float, or fails to be built."""
-    if match.row.share or getattr(match.config.input_activation, "is_dynamic", False):
+    if match.row.share:
         return []
     roles = dict.fromkeys((*(operand.role for _node, _name, operand, _value in match.operands()), Role.OUT))
     return [role.value for role in roles if role is not Role.BIAS and match.config.spec_of(role) is None]
+
+
+def _is_dynamic(match: Match) -> bool:
+    return getattr(match.config.input_activation, "is_dynamic", False)
+
+
+def _run_time_kernel(match: Match) -> str | None:
+    """Kernels that quantize their operand themselves have one granularity for it, and a scale for each channel."""
+    if getattr(match.config.output_activation, "is_dynamic", False):
+        return "output_activation is dynamic; XNNPACK quantizes operands at run time, and no results"
+    for _node, name, operand, _value in match.operands():
+        if operand.role is Role.BIAS:
+            continue
+        found = granularity_of(operand.spec(match.config))
+        if operand.role is Role.WEIGHT and found == PerTensor():
+            return "one scale for the weight; beside activations quantized at run time it takes one a channel"
+        if operand.role is Role.ACT and operand.run_time_granularity is None:
+            return "no kernel quantizes its operand at run time; linear, addmm, conv2d and conv_transpose2d have one"
+        if operand.role is Role.ACT and found != operand.run_time_granularity:
+            return f"operand {name!r} has {found}; at run time the kernel takes {operand.run_time_granularity}"
+    return None
 
 
 def transposed_ungrouped(match: Match) -> str | None:

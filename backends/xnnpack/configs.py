@@ -1,21 +1,12 @@
-"""Ready-made quantization configs for XNNPACK's kernels: signed 8-bit activations, symmetric 8-bit weights."""
+"""Ready-made quantization configs for XNNPACK's kernels: int8 activations, symmetric weights of 8 or 4 bits."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from quantizer_sdk import ProductBiasSpec, QuantizationConfig, QuantizationSpec, RuleError, UnsupportedError
-from quantizer_sdk.fake_quantize import FakeQuantize, FusedMovingAvgObsFakeQuantize
-from quantizer_sdk.observers import (
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    ObserverFactory,
-    PerChannelMinMaxObserver,
-)
+from quantizer_sdk import ProductBiasSpec, QuantizationConfig, RuleError, UnsupportedError
+from quantizer_sdk.observers import ObserverFactory
+from quantizer_sdk.recipes import activation_spec, symmetric_config, weight_spec
 
 __all__ = ["get_symmetric_quantization_config"]
 
@@ -31,8 +22,10 @@ def get_symmetric_quantization_config(
     *,
     activation_observer: ObserverFactory | type | None = None,
     eps: float | None = None,
+    bits: int = 8,
+    group_size: int | None = None,
 ) -> QuantizationConfig:
-    """Return the config under which XNNPACK's static int8 kernels run. The first seven arguments are the peer's.
+    """Return the config under which XNNPACK's integer kernels run. The first seven arguments are the peer's.
 
     "Symmetric" is said of the weights, whose zero point is 0; activations are affine.
 
@@ -40,7 +33,8 @@ def get_symmetric_quantization_config(
         is_per_channel: Whether weights have a scale for each output channel instead of one for the tensor.
         is_qat: For `prepare_qat_pt2e`: activations learn a moving average of their range, weights are rounded to the
             range that they have at each step.
-        is_dynamic: For activations quantized at run time; not available yet.
+        is_dynamic: Whether each run quantizes activations by the range of its own data: linear layers with a scale for
+            each row, convolutions with one for each sample. Results stay float. Needs `is_per_channel`.
         act_qmin: Smallest code of activations.
         act_qmax: Largest code of activations.
         weight_qmin: Smallest code of weights.
@@ -48,44 +42,56 @@ def get_symmetric_quantization_config(
         activation_observer: Chooses the activations' ranges; None takes `HistogramObserver`, in training
             `FusedMovingAvgObsFakeQuantize`.
         eps: Smallest scale; None takes 2**-23. The peer's 2**-12 rounds away weights below 0.03.
+        bits: 8, or 4 for weights of linear layers with the codes -8..7; needs `is_per_channel`.
+        group_size: How many neighbours in a row of a 4-bit weight share a scale, a multiple of 32; None for the row.
+            Scales are rounded to bfloat16 then, as XNNPACK stores them.
 
     Raises:
-        UnsupportedError: `is_dynamic` is set.
+        UnsupportedError: No kernel has this combination.
         RuleError: A range is none that XNNPACK's kernels have.
     """
-    if is_dynamic:
-        message = "get_symmetric_quantization_config(is_dynamic=True) has no rows behind it yet; use the static config"
-        raise UnsupportedError(message)
-    if weight_qmin >= 0 or weight_qmax <= 0:
-        message = (
-            f"the weight range {weight_qmin}..{weight_qmax} does not hold codes on both sides of 0, which is the only "
-            "zero point that XNNPACK's kernels take for weights; the usual range is -127..127"
-        )
+    _check_combination(is_per_channel, is_dynamic, bits, group_size)
+    if is_dynamic and (act_qmin, act_qmax) != (-128, 127):
+        message = f"act_qmin..act_qmax is {act_qmin}..{act_qmax}; kernels that quantize at run time take -128..127"
         raise RuleError(message)
-    if activation_observer is None:
-        activation_observer = FusedMovingAvgObsFakeQuantize if is_qat else HistogramObserver
-    weight_observer: Any = PerChannelMinMaxObserver if is_per_channel else MinMaxObserver
-    if is_qat:
-        moving = MovingAveragePerChannelMinMaxObserver if is_per_channel else MovingAverageMinMaxObserver
-        weight_observer = FakeQuantize.with_args(observer=moving, averaging_constant=1.0)
-    activation = QuantizationSpec(
+    if bits == 4:
+        if (weight_qmin, weight_qmax) not in {(-127, 127), (-8, 7)}:
+            message = f"weight_qmin..weight_qmax is {weight_qmin}..{weight_qmax}; with bits=4 it is -8..7: leave it out"
+            raise RuleError(message)
+        weight_qmin, weight_qmax = -8, 7
+    activation = activation_spec(
         torch.int8,
-        _with_eps(activation_observer, eps),
         act_qmin,
         act_qmax,
-        torch.per_tensor_affine,
+        is_qat=is_qat,
+        is_dynamic=is_dynamic,
+        observer=activation_observer,
+        eps=eps,
     )
-    weight = QuantizationSpec(
-        torch.int8,
-        _with_eps(weight_observer, eps),
+    weight = weight_spec(
         weight_qmin,
         weight_qmax,
-        torch.per_channel_symmetric if is_per_channel else torch.per_tensor_symmetric,
-        ch_axis=0 if is_per_channel else None,
+        is_per_channel=is_per_channel,
+        is_qat=is_qat,
+        eps=eps,
+        group_size=group_size,
+        scale_dtype=None if group_size is None else torch.bfloat16,
     )
-    return QuantizationConfig(activation, activation, weight, ProductBiasSpec(keep_float=True), is_qat)
+    return symmetric_config(activation, weight, ProductBiasSpec(keep_float=True), is_qat=is_qat)
 
 
-def _with_eps(observer: ObserverFactory | type, eps: float | None) -> ObserverFactory:
-    factory: ObserverFactory = observer.with_args(**({} if eps is None else {"eps": eps}))  # type: ignore[union-attr]
-    return factory
+def _check_combination(is_per_channel: bool, is_dynamic: bool, bits: int, group_size: int | None) -> None:
+    """Refuse what no kernel computes, by the names of the arguments."""
+    if bits not in (4, 8):
+        message = f"bits={bits}; XNNPACK's integer kernels take weights of 8 or 4 bits"
+    elif (is_dynamic or bits == 4) and not is_per_channel:
+        found = "is_dynamic=True" if is_dynamic else "bits=4"
+        message = f"{found} with is_per_channel=False has no kernel; pass is_per_channel=True"
+    elif group_size is not None and (bits != 4 or not is_dynamic or group_size < 32 or group_size % 32):
+        message = (
+            f"group_size={group_size} with bits={bits}, is_dynamic={is_dynamic} has no kernel; groups are multiples of "
+            "32, with bits=4 and is_dynamic=True"
+        )
+    else:
+        return
+    raise UnsupportedError(message)

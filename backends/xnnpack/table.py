@@ -6,18 +6,22 @@ import torch
 
 from quantizer_sdk import ACT, BIAS, WEIGHT, Check, Row, Step, ops
 from quantizer_sdk.backends.xnnpack import checks
+from quantizer_sdk.observers import PerBlock, PerToken
 
 __all__ = ["ROWS"]
 
 aten = torch.ops.aten
+
+ROW_ACT = ACT.at_run_time(PerToken())
+SAMPLE_ACT = ACT.at_run_time(PerBlock((1, -1, -1, -1)))
 
 CONV = Step(
     ops(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding), (ACT, WEIGHT, BIAS)
 )
 CONV_TRANSPOSE = Step(ops(aten.conv_transpose1d.default, aten.conv_transpose2d.input), (ACT, WEIGHT.on_axis(1), BIAS))
 CONV_TRANSPOSE_GROUPED = Step(CONV_TRANSPOSE.targets, (ACT, WEIGHT.per_tensor(), BIAS))
-LINEAR = Step(ops(aten.linear.default), (ACT, WEIGHT, BIAS))
-ADDMM = Step(ops(aten.addmm.default), (BIAS, ACT, WEIGHT.on_axis(1)))
+LINEAR = Step(ops(aten.linear.default), (ROW_ACT, WEIGHT, BIAS))
+ADDMM = Step(ops(aten.addmm.default), (BIAS, ROW_ACT, WEIGHT.on_axis(1)))
 RELU = Step(ops(aten.relu.default, aten.relu_.default))
 RELU6 = Step(ops(aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default))
 CLAMP = Step(ops(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default))

@@ -11,7 +11,7 @@ from quantizer_sdk.dtypes import CODE_RANGES, code_range
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, NonFiniteError, UncalibratedError
 from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor, grid_of, to_lanes
 from quantizer_sdk.observers.module import QParamsModule
-from quantizer_sdk.qparams import choose_qparams
+from quantizer_sdk.qparams import choose_qparams, choose_run_time_qparams, default_eps
 from quantizer_sdk.spec import PER_CHANNEL_SCHEMES, SYMMETRIC_SCHEMES
 
 __all__ = ["ObserverBase"]
@@ -31,6 +31,7 @@ class ObserverBase(QParamsModule, ABC):
         granularity: How many elements share one scale; None takes what the qscheme says. With it, the qscheme only
             tells symmetric from affine.
         power_of_two_scale: Whether scales are rounded up to powers of two.
+        scale_dtype: The float type that scales are rounded to, as the runtime stores them; they stay float32 tensors.
 
     Attributes:
         shape: The shape of the last tensor seen; None before the first.
@@ -50,6 +51,7 @@ class ObserverBase(QParamsModule, ABC):
     is_dynamic: bool
     eps: float | None
     power_of_two_scale: bool
+    scale_dtype: torch.dtype
     shape: tuple[int, ...] | None
     value_dtype: torch.dtype | None
     location: str
@@ -66,6 +68,7 @@ class ObserverBase(QParamsModule, ABC):
         eps: float | None = None,
         granularity: Granularity | None = None,
         power_of_two_scale: bool = False,
+        scale_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         qscheme = self.default_qscheme if qscheme is None else qscheme
@@ -83,6 +86,7 @@ class ObserverBase(QParamsModule, ABC):
             is_dynamic=is_dynamic,
             eps=eps,
             power_of_two_scale=power_of_two_scale,
+            scale_dtype=scale_dtype,
             shape=None,
             value_dtype=None,
             location="",
@@ -140,7 +144,11 @@ class ObserverBase(QParamsModule, ABC):
         Raises:
             NonFiniteError: It holds NaN or infinity.
         """
-        return self._choose(*self._min_max(x))
+        low, high = self._min_max(x)
+        if not self.is_dynamic or self.symmetric or isinstance(self.granularity, PerTensor):
+            return self._choose(low, high)
+        eps = default_eps() if self.eps is None else self.eps
+        return choose_run_time_qparams(low, high, quant_min=self.quant_min, quant_max=self.quant_max, eps=eps)
 
     def _choose(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale, zero_point = choose_qparams(
@@ -152,6 +160,7 @@ class ObserverBase(QParamsModule, ABC):
             eps=self.eps,
             power_of_two=self.power_of_two_scale,
         )
+        scale = scale.to(self.scale_dtype).to(torch.float32)
         return (scale.reshape(1), zero_point.reshape(1)) if scale.dim() == 0 else (scale, zero_point)
 
     @property

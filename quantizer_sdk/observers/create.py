@@ -95,8 +95,11 @@ def _check_dynamic(spec: QuantizationSpecBase, location: str) -> None:
                 "torch.int8 with all its codes"
             )
             raise UnsupportedError(message)
-    elif not isinstance(granularity, PerTensor):
-        message = f"{location}: dynamic with {granularity}; run-time qparams are per tensor or per token"
+    elif not isinstance(granularity, PerTensor) and spec.qscheme in SYMMETRIC_SCHEMES:
+        message = (
+            f"{location}: dynamic and symmetric with {granularity}; symmetric run-time qparams are per tensor or per "
+            "token, affine ones of any granularity"
+        )
         raise UnsupportedError(message)
     elif spec.dtype not in (torch.int8, torch.uint8):
         message = f"{location}: dynamic in {spec.dtype}; the op that chooses qparams knows torch.int8 and torch.uint8"

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.dtypes import code_range, storage_dtype
 from quantizer_sdk.errors import UnsupportedError
-from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor, PerToken, grid_of
+from quantizer_sdk.granularity import Granularity, PerAxis, PerRow, PerTensor, PerToken, grid_of
 from quantizer_sdk.provenance import describe, value_of
 from quantizer_sdk.qdq import Layout, QParams, emit_choose_qparams
 from quantizer_sdk.qparams import default_eps
@@ -81,9 +81,12 @@ class QParamsMaker:
 
     def dynamic(self, observer: Any, tensor: Node) -> QParams:
         """Return qparams that each run computes from its own data."""
+        granularity, block = granularity_of_observer(observer), ()
         layout = Layout.PER_TENSOR_NODES
-        if not isinstance(granularity_of_observer(observer), PerTensor):
+        if granularity in (PerToken(), PerRow(-1)):
             layout = Layout.PER_TOKEN
+        elif not isinstance(granularity, PerTensor):
+            layout, block = Layout.PER_BLOCK, granularity.pattern(_rank(observer, tensor))
         symmetric = getattr(observer, "qscheme", None) in SYMMETRIC_SCHEMES
         codes = _codes(observer)
         if layout is Layout.PER_TOKEN and symmetric:
@@ -95,9 +98,10 @@ class QParamsMaker:
             layout,
             symmetric=symmetric,
             eps=default_eps() if eps is None else float(eps),
+            block_size=block,
             **codes,
         )
-        return QParams(layout=layout, scale=scale, zero_point=zero_point, **codes)
+        return QParams(layout=layout, scale=scale, zero_point=zero_point, block_size=block, **codes)
 
 
 def _codes(observer: Any) -> dict[str, Any]:
@@ -126,6 +130,11 @@ def _layout(observer: Any, tensor: Node) -> tuple[Layout, int | None, tuple[int,
     if len(shape) == 2 and block[0] == 1 and block[1] > 1:
         return Layout.PER_GROUP, None, block
     return Layout.PER_BLOCK, None, block
+
+
+def _rank(observer: Any, tensor: Node) -> int:
+    value = value_of(tensor)
+    return value.dim() if isinstance(value, torch.Tensor) else len(_shape(observer, tensor))
 
 
 def _shape(observer: Any, tensor: Node) -> tuple[int, ...]:
