@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
-from quantizer_sdk.backend import Delegation
+from quantizer_sdk.backend import Delegation, source_line
 from quantizer_sdk.backends.executorch.importing import importing
 
 __all__ = ["delegation_of"]
@@ -24,12 +24,18 @@ def delegation_of(graph_module: GraphModule) -> Delegation:
 
     lowered = [module for module in graph_module.modules() if isinstance(module, LoweredBackendModule)]
     delegated = sum(len(_operators(module.original_module.graph_module)) for module in lowered)
-    return Delegation(subgraphs=len(lowered), delegated=delegated, non_delegated=_operators(graph_module))
+    left = _operators(graph_module)
+    return Delegation(
+        subgraphs=len(lowered),
+        delegated=delegated,
+        non_delegated=tuple(getattr(node.target, "__name__", str(node.target)) for node in left),
+        sources=tuple(source_line(node) for node in left),
+    )
 
 
-def _operators(graph_module: GraphModule) -> tuple[str, ...]:
-    """Name the operators that a graph calls, in order ("aten.erf.default"), those in branches of control flow last."""
+def _operators(graph_module: GraphModule) -> list[Node]:
+    """Return the calls of operators ("aten.erf.default") in order, those in branches of control flow last."""
     passed_over = (operator.getitem, torch.ops.higher_order.executorch_call_delegate)
     graphs = [module.graph for module in graph_module.modules() if isinstance(module, GraphModule)]
-    targets = [node.target for graph in graphs for node in graph.nodes if node.op == "call_function"]
-    return tuple(getattr(target, "__name__", str(target)) for target in targets if target not in passed_over)
+    calls = [node for graph in graphs for node in graph.nodes if node.op == "call_function"]
+    return [node for node in calls if node.target not in passed_over]

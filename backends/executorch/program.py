@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantizer_sdk import LoweringReport, lowering_report
 from quantizer_sdk.backend import captured_stderr
 from quantizer_sdk.backends.executorch.importing import importing
 from quantizer_sdk.errors import LoweringError
@@ -14,12 +16,13 @@ from quantizer_sdk.errors import LoweringError
 if TYPE_CHECKING:
     import torch
 
-    from quantizer_sdk.backend import Delegation, Kernel
+    from quantizer_sdk.backend import Boundary, BoundaryQParams, Delegation, Kernel
 
 __all__ = ["ExecuTorchProgram"]
 
 # Printed once by the CPU detection library on any machine that is no phone; says nothing about the program.
 _CPU_DETECTION = "[cpuinfo_utils.cpp:"
+_FAILED_NODE = re.compile(r"Failed to create (?P<name>.+?) node (?P<id>\d+),? with code: (?P<code>\w+)")
 
 
 class ExecuTorchProgram:
@@ -30,12 +33,18 @@ class ExecuTorchProgram:
 
     Attributes:
         buffer: The .pte file's bytes.
+        boundary: The qparams of inputs and outputs that are tensors of codes.
     """
 
     def __init__(
-        self, buffer: bytes, delegation: Delegation, decode_kernels: Callable[[bytes], tuple[Kernel, ...]]
+        self,
+        buffer: bytes,
+        delegation: Delegation,
+        decode_kernels: Callable[[bytes], tuple[Kernel, ...]],
+        boundary: Boundary,
     ) -> None:
         self.buffer = buffer
+        self.boundary = boundary
         self._delegation = delegation
         self._decode_kernels = decode_kernels
         self._kernels: tuple[Kernel, ...] | None = None
@@ -79,6 +88,25 @@ class ExecuTorchProgram:
         """Return what the delegate took and what it left to the portable runtime."""
         return self._delegation
 
+    def report(self) -> LoweringReport:
+        """Return what the program consists of: it prints well, and has `to_dict`.
+
+        Raises:
+            LoweringError: `buffer` cannot be decoded.
+            MissingDependencyError: ExecuTorch is not installed.
+        """
+        return lowering_report(self)
+
+    @property
+    def input_qparams(self) -> tuple[BoundaryQParams | None, ...]:
+        """Scale, zero point and dtype of each input that takes codes; None for one that takes floats."""
+        return self.boundary.inputs
+
+    @property
+    def output_qparams(self) -> tuple[BoundaryQParams | None, ...]:
+        """Scale, zero point and dtype of each output that gives codes; None for one that gives floats."""
+        return self.boundary.outputs
+
     def save(self, path: str | Path) -> None:
         """Write `buffer` to a file, by custom named *.pte; any ExecuTorch runtime with the delegate loads it."""
         Path(path).write_bytes(self.buffer)
@@ -118,7 +146,10 @@ def _call_runtime(action: str, call: Callable[..., Any], *arguments: Any) -> Any
     lines = [line for line in printed.lines() if not line.startswith(_CPU_DETECTION)]
     if failure is not None:
         words = "; ".join(lines) or "nothing"
-        raise LoweringError(f"ExecuTorch's runtime cannot {action}: {failure} (it printed: {words})") from failure
+        node = _FAILED_NODE.search(words)
+        cause = f"its delegate refuses the node {node['name']} with {node['code']}: " if node is not None else ""
+        message = f"ExecuTorch's runtime cannot {action}: {cause}{failure} (it printed: {words})"
+        raise LoweringError(message) from failure
     if lines and sys.stderr is not None:
         sys.stderr.write("\n".join((*lines, "")))
     return result
