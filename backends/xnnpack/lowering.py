@@ -23,6 +23,7 @@ from quantizer_sdk.backends.executorch.delegation import delegation_of
 from quantizer_sdk.backends.executorch.importing import importing, quiet
 from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
 from quantizer_sdk.backends.xnnpack.payload import decode_kernels
+from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["lower"]
@@ -94,6 +95,7 @@ def lower(
             raise LoweringError(f"XNNPACK's kernels cannot compute this model: {'; '.join(excessive)}")
         quantize_padding(clone)
         give_each_call_its_weight(clone, _REWRITTEN_IN_PLACE)
+        ask_for_run_time_qparams(clone)
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
