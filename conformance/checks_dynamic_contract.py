@@ -34,7 +34,9 @@ def claimed_is_quantized(bench: Bench) -> Finding:
         if node not in inside
     ]
     static = [node.name for node in model.graph.nodes if is_quantize(node)]
-    problems += [f"{name} has qparams from calibration; {bench.scenario.scheme} chooses them at run time" for name in static]
+    problems += [
+        f"{name} has qparams from calibration; {bench.scenario.scheme} chooses them at run time" for name in static
+    ]
     rows = getattr(bench.quantizer(), "rows", None)
     if rows is not None:
         problems += [

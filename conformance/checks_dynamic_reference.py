@@ -131,7 +131,9 @@ def close_to_float(bench: DynamicBench) -> Finding:
     if closeness.signal == 0.0:
         return short(Status.MISTRUSTED, "constant", "the float model's results are all zero", numbers)
     if closeness.falls_short:
-        message = f"{closeness.sqnr_db:.1f} dB against the float model; a plain quantizer of each row, weights of {bits} "
+        message = (
+            f"{closeness.sqnr_db:.1f} dB against the float model; a plain quantizer of each row, weights of {bits} "
+        )
         return failed("deficit", f"{message}bits, reaches {closeness.baseline_db:.1f} dB", numbers)
     return passed(numbers)
 

@@ -94,23 +94,22 @@ def _principal(row: Row, *, closely: bool) -> Iterator[_Chain]:
         yield from chains[:1]
 
 
-def _family(
-    chain: _Chain, name: str, main: str | None, claims: Callable[[Program, str], bool]
-) -> Iterator[Scenario]:
+def _family(chain: _Chain, name: str, main: str | None, claims: Callable[[Program, str], bool]) -> Iterator[Scenario]:
     """Yield the scenarios of one chain of ops under one configuration."""
     narrow = Scheme.named(name).weight_bits < 8 and chain[0] is aten.linear.default
     forms = narrow_linears() if narrow else FORMS[chain[0]]
     weighted = [form for form in forms if form.program.parameters]
-    plainest = _scenario(chain, name, (*weighted, *forms)[0], ("C1",))
+    gemm = has_weights(chain[:1]) and len(weighted) > 0
+    plainest = _scenario(chain, name, weighted[0] if gemm else forms[0], ("C1",))
     if plainest is None:
         return
-    if not has_weights(chain[:1]) or not weighted or not claims(plainest.program, name):
+    if not gemm or not claims(plainest.program, name):
         yield from [plainest] if len(chain) == 1 or name == main else []
     elif len(chain) > 1:
         yield replace(plainest, checks=_FUSED)
     elif narrow:
         yield from _narrow(chain, name, weighted)
-        odd = _scenario(chain, name, FORMS[chain[0]][0], ("C1",))
+        odd = _scenario(chain, name, FORMS[chain[0]][0], ("C1", "R1", "K1"))
         yield from [odd] if odd is not None else []
     elif name == main:
         yield from _dynamic(chain, name, weighted)
