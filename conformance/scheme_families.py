@@ -37,6 +37,9 @@ _SIDES: dict[str, tuple[str, ...]] = {
 }
 """What the plainest form of a dynamic gemm is looked at for, by the kind of data."""
 
+_ANOTHER_NAME = ("generic", "rows_ties", "rows_unequal")
+"""Of these, what a matrix product is looked at for that is no linear layer, and computed by the same kernel."""
+
 _USUAL = ("C1", "C2", "R1", "K1", "D2")
 _EDGE = ("R1", "K1", "K5", "D2")
 _FUSED = ("C1", "C4", "R1", "R2", "K1", "K2", "D2")
@@ -131,7 +134,9 @@ def _dynamic(chain: _Chain, name: str, forms: Sequence[Form]) -> Iterator[Scenar
         if form is not usual[0]:
             yield base
             continue
-        yield from (replace(base, data=data, checks=checks) for data, checks in _SIDES.items())
+        alike = chain[0] in (aten.addmm.default, aten.mm.default, aten.matmul.default)
+        kinds = _ANOTHER_NAME if alike else tuple(_SIDES)
+        yield from (replace(base, data=kind, checks=_SIDES[kind]) for kind in kinds)
 
 
 def _narrow(chain: _Chain, name: str, forms: Sequence[Form]) -> Iterator[Scenario]:
