@@ -1,7 +1,7 @@
 """K1 to K7 of gemms that quantize their activation at run time: the real kernels' float32 results.
 
-What codes a kernel came to is not seen, so results are held to the rule, with room for the codes that lie next to a tie;
-K1 and K3 hold every bit of them to the profile.
+What codes a kernel came to is not seen, so results are held to the rule, with room for the codes that lie next to a
+tie; K1 and K3 hold every bit of them to the profile.
 """
 
 from __future__ import annotations

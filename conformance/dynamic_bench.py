@@ -1,4 +1,4 @@
-"""What the checks of a dynamic scenario look at: float inputs, the graph run on them, and the kernels' float results."""
+"""What the checks of a dynamic scenario look at: float inputs, the graph run on them, the kernels' float results."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DynamicBench(Bench):
         return _MADE[key]
 
     @property
-    def converted(self) -> GraphModule:  # type: ignore[override]
+    def converted(self) -> GraphModule:
         """The q/dq graph."""
         return self._made.converted
 

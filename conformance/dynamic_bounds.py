@@ -1,9 +1,9 @@
 """What a gemm of run-time qparams must give, and how far kernels and the eager graph may stray from it.
 
 The rule: a row whose values, and 0, lie in [low, high] has the scale s = (high - low) / n, n steps from the first code
-to the last, but no smaller one than the floor; the zero point is the nearest code to first - low / s, or to last -
-high / s, of the end that is farther off a code; a value is round(x / s) steps, held within the codes. All of it is evaluated in float64, in the place of exact numbers: its error is
-2^-29 of a float32 roundoff.
+to the last, but no smaller one than the floor; the zero point is the nearest code to first - low / s, or to last - high
+/ s, of the end that is farther off a code; a value is round(x / s) steps, held within the codes. All of it is evaluated
+in float64, in the place of exact numbers: its error is 2^-29 of a float32 roundoff.
 
 A kernel takes up to four roundings to x / s, so that next to a tie either code may come: such a step moves the results
 that it goes into by up to |s·w|. All else that rounds is the scaling of an exact integer accumulator.
@@ -128,10 +128,11 @@ def kernel_bound(model: GraphModule, gemm: DynamicGemm, x: Tensor, floor: float)
     parts = total.abs()
     if weight.group is not None:  # a kernel may sum up the zero point's share of a group for itself
         zeros = torch.round(rule.zero).abs().reshape(*x.shape[:own], 1).expand(x.shape)
-        parts = sum(
+        own_parts = [
             gemm(weight.within(steps, g), real).abs() + 2 * gemm(weight.within(zeros, g), size)
             for g in range(weight.groups)
-        )
+        ]
+        parts = torch.stack(own_parts).sum(0)
     wobble = torch.maximum(most - steps, steps - least)
     slack = gemm(wobble, size) * scale
     exact, rounded = total * scale, parts * scale
@@ -172,5 +173,5 @@ def trace(model: GraphModule, gemm: DynamicGemm, steps: Tensor, scales: Tensor) 
         gemm,
         keep=gemm.weight_axis,
         lanes=-1 - gemm.axes_behind(model),
-        repeat=int(gemm.node.args[6]) if transposed and len(gemm.node.args) > 6 else 1,
+        repeat=int(str(gemm.node.args[6])) if transposed and len(gemm.node.args) > 6 else 1,
     )

@@ -1,4 +1,4 @@
-"""What a gemm of run-time qparams must give by its profile, bit for bit: float32 arithmetic in the kernel's own order."""
+"""What a gemm of run-time qparams gives by its profile, bit for bit: float32 arithmetic in the kernel's own order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantizer_sdk.conformance.dynamic_weights import StoredWeight
 from quantizer_sdk.conformance.emulator import fma, rounded
 from quantizer_sdk.profile import DynamicArithmetic, RunTimeScale, ScaleOrder, ZeroPointOrder
 
-__all__ = ["Predicted", "RowQParams", "choose", "predict", "scaled"]
+__all__ = ["Operands", "Predicted", "RowQParams", "choose", "operands_of", "predict", "scaled", "steps_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,6 +24,25 @@ class RowQParams:
     scale: Tensor
     inverse: Tensor
     zero_point: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Operands:
+    """What a kernel multiplies.
+
+    Attributes:
+        qparams: Those of the activation's rows.
+        steps: The activation's codes without their zero points, float64, in its shape.
+        own: How many of the activation's first axes have qparams for each index.
+        weight: The weight.
+        bias: The bias, with axes of length 1 behind the channels; None without one.
+    """
+
+    qparams: RowQParams
+    steps: Tensor
+    own: int
+    weight: StoredWeight
+    bias: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,12 +63,21 @@ def predict(model: GraphModule, gemm: DynamicGemm, x: Tensor, arithmetic: Dynami
 
     Rows with infinities or NaN among their values have no specified result, and none here that means anything.
     """
+    return scaled(gemm, operands_of(model, gemm, x, arithmetic), arithmetic)
+
+
+def operands_of(model: GraphModule, gemm: DynamicGemm, x: Tensor, arithmetic: DynamicArithmetic) -> Operands:
+    """Return what the kernel of a gemm multiplies."""
     own = own_axes(gemm, x)
-    codes = gemm.code_range
     values = rows_of(x, own)
-    qparams = choose(values, codes, arithmetic)
-    steps = _steps(values, qparams, codes, arithmetic).reshape(x.shape)
-    return scaled(model, gemm, steps, qparams, own, arithmetic)
+    qparams = choose(values, gemm.code_range, arithmetic)
+    return Operands(
+        qparams=qparams,
+        steps=steps_of(values, qparams, gemm.code_range, arithmetic).reshape(x.shape),
+        own=own,
+        weight=StoredWeight.of(model, gemm.weight),
+        bias=gemm.bias(model),
+    )
 
 
 def choose(values: Tensor, codes: tuple[int, int], arithmetic: DynamicArithmetic) -> RowQParams:
@@ -74,7 +102,7 @@ def choose(values: Tensor, codes: tuple[int, int], arithmetic: DynamicArithmetic
     return RowQParams(scale=scale, inverse=inverse, zero_point=torch.round(zero_point))
 
 
-def _steps(values: Tensor, qparams: RowQParams, codes: tuple[int, int], arithmetic: DynamicArithmetic) -> Tensor:
+def steps_of(values: Tensor, qparams: RowQParams, codes: tuple[int, int], arithmetic: DynamicArithmetic) -> Tensor:
     """Return the codes without their zero points, float64."""
     real = values * qparams.inverse
     if arithmetic.zero_point is ZeroPointOrder.BEFORE:
@@ -84,25 +112,17 @@ def _steps(values: Tensor, qparams: RowQParams, codes: tuple[int, int], arithmet
     return (found.clamp(*codes) - qparams.zero_point).double()
 
 
-def scaled(
-    model: GraphModule,
-    gemm: DynamicGemm,
-    steps: Tensor,
-    qparams: RowQParams,
-    own: int,
-    arithmetic: DynamicArithmetic,
-) -> Predicted:
-    """Return the results of given steps: integer sums, exact in float64, then the scales and the bias in float32."""
-    weight = StoredWeight.of(model, gemm.weight)
+def scaled(gemm: DynamicGemm, operands: Operands, arithmetic: DynamicArithmetic) -> Predicted:
+    """Return the results: integer sums, exact in float64, then the scales and the bias in float32."""
+    steps, weight, bias = operands.steps, operands.weight, operands.bias
     integers = weight.steps.double()
     sums = [gemm(weight.within(steps, group), integers) for group in range(weight.groups)]
-    behind = gemm.axes_behind(model)
-    scale = qparams.scale.reshape(*steps.shape[:own], *(1,) * (sums[0].dim() - own))
-    bias = gemm.bias(model)
+    behind = 0 if gemm.channel_axis == -1 else weight.codes.dim() - 2
+    scale = operands.qparams.scale.reshape(*steps.shape[: operands.own], *(1,) * (sums[0].dim() - operands.own))
     known = torch.ones(sums[0].shape, dtype=torch.bool)
     if weight.group is not None:
         terms = [total * weight.scales_of(group, behind).double() for group, total in enumerate(sums)]
-        known = _any_order(gemm, weight, terms, qparams, steps, own)
+        known = _any_order(gemm, operands, terms)
         value = torch.stack(terms).sum(0).float() * scale
         value = value if bias is None else value + bias
     else:
@@ -115,11 +135,10 @@ def scaled(
     return Predicted(value=gemm.clamped(value), known=known)
 
 
-def _any_order(
-    gemm: DynamicGemm, weight: StoredWeight, terms: list[Tensor], qparams: RowQParams, steps: Tensor, own: int
-) -> Tensor:
+def _any_order(gemm: DynamicGemm, operands: Operands, terms: list[Tensor]) -> Tensor:
     """Return where float32 holds every partial sum over groups, the zero point's share taken apart or not."""
-    zeros = qparams.zero_point.double().reshape(*steps.shape[:own], 1).expand(steps.shape)
+    weight, shape = operands.weight, operands.steps.shape
+    zeros = operands.qparams.zero_point.double().reshape(*shape[: operands.own], 1).expand(shape)
     size = torch.zeros(terms[0].shape, dtype=torch.float64)
     grain = torch.full(terms[0].shape, torch.inf, dtype=torch.float64)
     for group, term in enumerate(terms):

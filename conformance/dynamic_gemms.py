@@ -70,8 +70,8 @@ class DynamicGemm:
     def code_range(self) -> tuple[int, int]:
         """The smallest and the largest code of the activation."""
         place = 4 if "per_block" in str(self.quantize.target) else 3
-        low, high = self.quantize.args[place : place + 2]
-        return int(low), int(high)  # type: ignore[call-overload]
+        low, high = (int(str(end)) for end in self.quantize.args[place : place + 2])
+        return low, high
 
     @property
     def smallest_scale(self) -> float:
@@ -79,7 +79,7 @@ class DynamicGemm:
         if "per_token" in str(self.choose.target):
             return torch.finfo(torch.float32).eps  # the op has it built in
         place = 4 if "per_block" in str(self.choose.target) else 3
-        return float(self.choose.args[place])  # type: ignore[arg-type]
+        return float(str(self.choose.args[place]))
 
     @property
     def channel_axis(self) -> int:
@@ -126,7 +126,7 @@ class DynamicGemm:
         """Return how many axes its result has behind that of the channels."""
         if self.channel_axis == -1:
             return 0
-        codes = attribute(model, self.weight.args[0])  # type: ignore[arg-type]
+        (codes,) = (attribute(model, node) for node in self.weight.all_input_nodes[:1])
         return int(codes.dim()) - 2
 
     def __call__(self, activation: Tensor, weight: Tensor) -> Tensor:
@@ -175,9 +175,9 @@ def _gemm(node: Node) -> DynamicGemm | None:
     activation, weight = node.args[first], node.args[second]
     if not (_is_dequantize(activation) and _is_dequantize(weight)):
         return None
-    quantize = activation.args[0]  # type: ignore[union-attr]
+    quantize = activation.args[0]
     choose = _chosen_by(quantize) if isinstance(quantize, Node) else None
-    stored = weight.args[0]  # type: ignore[union-attr]
+    stored = weight.args[0]
     if choose is None or not isinstance(stored, Node) or stored.op != "get_attr":
         return None
     clamps: list[Node] = []
@@ -187,7 +187,7 @@ def _gemm(node: Node) -> DynamicGemm | None:
         if len(last.users) != 1 or user is None or user.target not in _CLAMPS:
             break
         clamps.append(user)
-    return DynamicGemm(choose=choose, quantize=quantize, node=node, weight=weight, clamps=tuple(clamps))  # type: ignore[arg-type]
+    return DynamicGemm(choose=choose, quantize=quantize, node=node, weight=weight, clamps=tuple(clamps))
 
 
 def _is_dequantize(node: object) -> bool:

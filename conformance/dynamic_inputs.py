@@ -1,12 +1,12 @@
 """Kinds of float inputs for gemms that quantize them at run time; parameters are those of the kinds in `regimes`.
 
-A row is what has one scale: a row of a matrix, a sample of a batch. What a row is like also depends on the seed, so that
-a single one is of each kind in turn.
+A row is what has one scale: a row of a matrix, a sample of a batch. What a row is like also depends on the seed, so
+that a single one is of each kind in turn.
 
 - generic, unequal: normal values, each row with an offset of its own.
 - rows_unequal: each row on a magnitude of its own, over six decades: one scale for all of them loses the small ones.
 - rows_flat: rows of zeros, of one value, of one sign, with a single value beside zeros.
-- rows_extreme: magnitudes from 1e-30 to 1e30.
+- rows_extreme: magnitudes from 1e-30 to 1e30, beside which a bias would hide the small ones: it is 0.
 - rows_ties: each row's scale a power of two and its values halfway between codes, zero points odd and even.
 - nonfinite: every other row holds an infinity or a NaN; the rest are generic.
 """

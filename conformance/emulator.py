@@ -211,7 +211,7 @@ def rounded(real: Tensor, rounding: Rounding) -> Tensor:
 
 
 def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Return a·b + c in one rounding: float64 holds the product exactly, and its own rounding of the sum is 2^29 times finer."""
+    """Return a·b + c in one rounding: float64 holds the product, and its rounding of the sum is 2^29 times finer."""
     return (a.double() * b.double() + c.double()).float()
 
 

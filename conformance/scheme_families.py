@@ -37,6 +37,9 @@ _SIDES: dict[str, tuple[str, ...]] = {
 }
 """What the plainest form of a dynamic gemm is looked at for, by the kind of data."""
 
+_ANOTHER_NAME = ("generic", "rows_ties", "rows_unequal")
+"""Of these, what a matrix product is looked at for that is no linear layer, and computed by the same kernel."""
+
 _USUAL = ("C1", "C2", "R1", "K1", "D2")
 _EDGE = ("R1", "K1", "K5", "D2")
 _FUSED = ("C1", "C4", "R1", "R2", "K1", "K2", "D2")
@@ -99,16 +102,17 @@ def _family(chain: _Chain, name: str, main: str | None, claims: Callable[[Progra
     narrow = Scheme.named(name).weight_bits < 8 and chain[0] is aten.linear.default
     forms = narrow_linears() if narrow else FORMS[chain[0]]
     weighted = [form for form in forms if form.program.parameters]
-    plainest = _scenario(chain, name, (*weighted, *forms)[0], ("C1",))
+    gemm = has_weights(chain[:1]) and len(weighted) > 0
+    plainest = _scenario(chain, name, weighted[0] if gemm else forms[0], ("C1",))
     if plainest is None:
         return
-    if not has_weights(chain[:1]) or not weighted or not claims(plainest.program, name):
+    if not gemm or not claims(plainest.program, name):
         yield from [plainest] if len(chain) == 1 or name == main else []
     elif len(chain) > 1:
         yield replace(plainest, checks=_FUSED)
     elif narrow:
         yield from _narrow(chain, name, weighted)
-        odd = _scenario(chain, name, FORMS[chain[0]][0], ("C1",))
+        odd = _scenario(chain, name, FORMS[chain[0]][0], ("C1", "R1", "K1"))
         yield from [odd] if odd is not None else []
     elif name == main:
         yield from _dynamic(chain, name, weighted)
@@ -130,7 +134,9 @@ def _dynamic(chain: _Chain, name: str, forms: Sequence[Form]) -> Iterator[Scenar
         if form is not usual[0]:
             yield base
             continue
-        yield from (replace(base, data=data, checks=checks) for data, checks in _SIDES.items())
+        alike = chain[0] in (aten.addmm.default, aten.mm.default, aten.matmul.default)
+        kinds = _ANOTHER_NAME if alike else tuple(_SIDES)
+        yield from (replace(base, data=kind, checks=_SIDES[kind]) for kind in kinds)
 
 
 def _narrow(chain: _Chain, name: str, forms: Sequence[Form]) -> Iterator[Scenario]:

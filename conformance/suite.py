@@ -76,7 +76,8 @@ class Selection:
 def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus.
 
-    Beside the families of its rows, and those of run-time qparams and narrow weights where it has them, these are random graphs of their ops, the same in every run, and whole models.
+    Beside the families of its rows, and those of run-time qparams and narrow weights where it has them, these are
+    random graphs of their ops, the same in every run, and whole models.
     """
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:

@@ -89,8 +89,8 @@ class BiasForm(enum.Enum):
 class RunTimeScale(enum.Enum):
     """How a kernel makes a scale of the range of its operand, in float32, with n steps between the end codes.
 
-    INVERSE divides once, inverse = n / (max - min), and the scale is 1 / inverse; DIRECT makes the scale (max - min) / n
-    first, and inverse = 1 / scale.
+    INVERSE divides once, inverse = n / (max - min), and the scale is 1 / inverse; DIRECT makes the scale
+    (max - min) / n first, and inverse = 1 / scale.
     """
 
     INVERSE = "inverse"
