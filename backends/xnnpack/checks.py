@@ -154,7 +154,8 @@ def bias_is_vector(match: Match) -> str | None:
 
 def read_by_no_convolution(match: Match) -> str | None:
     """ExecuTorch takes a product's operand for an image if a convolution comes anywhere after it."""
-    readers, seen = [match.output] if _is_dynamic(match) else [], set()
+    readers = [match.output] if _is_dynamic(match) else []
+    seen: set[Node] = set()
     while readers:
         node = readers.pop()
         if "conv" in str(node.target):
