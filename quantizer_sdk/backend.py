@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from quantizer_sdk.errors import BackendError
 from quantizer_sdk.integer_io import copy_without_guards, strip_boundary
+from quantizer_sdk.passes.batched_products import batch_products
 from quantizer_sdk.profile import Profile
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "Runner",
     "Variant",
     "backend_names",
+    "batch_products",
     "copy_without_guards",
     "find_backend",
     "strip_boundary",
