@@ -12,12 +12,14 @@ from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
 from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, copy_without_guards, strip_boundary
 from quantizer_sdk.passes.batched_products import batch_products
+from quantizer_sdk.passes.clamp_before_pool import clamp_before_pool
+from quantizer_sdk.passes.float_products import detach_run_time_weights, write_out_addmm
 from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.passes.quantize_padding import quantize_padding
 from quantizer_sdk.profile import Profile
 from quantizer_sdk.provenance import source_line
 from quantizer_sdk.quiet_logs import quiet_logs
-from quantizer_sdk.requantization import RatioLimit, excessive_requantization
+from quantizer_sdk.requantization import RatioLimit, excessive_requantization, requantizing_clamps
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +43,18 @@ __all__ = [
     "batch_products",
     "boundary_of",
     "captured_stderr",
+    "clamp_before_pool",
     "copy_without_guards",
+    "detach_run_time_weights",
     "excessive_requantization",
     "find_backend",
     "give_each_call_its_weight",
     "quantize_padding",
     "quiet_logs",
+    "requantizing_clamps",
     "source_line",
     "strip_boundary",
+    "write_out_addmm",
 ]
 
 ENTRY_POINT_GROUP = "quantizer_sdk.backends"

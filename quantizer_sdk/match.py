@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from quantizer_sdk.constants import constant_nodes
 from quantizer_sdk.operands import argument, is_written, tensor_operands
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.spec import granularity_of
@@ -86,12 +87,15 @@ def find_matches(
     for node in graph.nodes:
         if node.op == "call_function":
             by_target[node.target].append(node)
+    constant = constant_nodes(graph)
     matches: list[Match] = []
     for row in rows:
         for target in sorted(row.steps[0].targets, key=str):
             for first in by_target.get(target, ()):
                 match = _match(row, first, configure, claimed, refusals)
-                if match is not None:
+                if match is not None and match.output in constant:
+                    refusals.add(first, f"{row.name}: it computes a constant, before run time")
+                elif match is not None:
                     claimed.update(match.nodes)
                     matches.append(match)
     return matches

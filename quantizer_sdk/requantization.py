@@ -12,7 +12,7 @@ from quantizer_sdk.constants import Constants
 from quantizer_sdk.provenance import describe
 from quantizer_sdk.qdq import Layout, is_dequantize
 
-__all__ = ["RatioLimit", "excessive_requantization"]
+__all__ = ["RatioLimit", "excessive_requantization", "requantizing_clamps"]
 
 _QUANTIZE, _DEQUANTIZE = Layout.PER_TENSOR.value
 
@@ -60,6 +60,31 @@ def excessive_requantization(model: GraphModule, limits: Mapping[Any, RatioLimit
                 f"{output:.4g}; the kernel takes ratios below {bound.limit:g}, so a scale of the result above "
                 f"{least:.4g}: calibrate with data on which the result is not all but constant, or leave the op float"
             )
+
+
+def requantizing_clamps(model: GraphModule, clamps: frozenset[Any], behind: frozenset[Any]) -> Iterator[str]:
+    """Yield each clamp that alone reads the result of one of these ops, and changes its qparams.
+
+    Args:
+        model: A converted graph.
+        clamps: The overloads that clamp.
+        behind: The overloads with which a runtime fuses a clamp although they cannot requantize.
+    """
+    for clamp in model.graph.nodes:
+        path: Any = clamp if clamp.target in clamps else None
+        for _ in range(3):  # the dequantize, the quantize, the op
+            path = path.args[0] if isinstance(path, Node) and path.args else None
+            if isinstance(path, Node) and len(path.users) != 1:
+                path = None
+        if not isinstance(path, Node) or path.target not in behind:
+            continue
+        operand = clamp.args[0].args[1:3]
+        for user in clamp.users:
+            if user.target is _QUANTIZE and user.args[1:3] != operand:
+                yield (
+                    f"{describe(clamp)} changes the qparams behind {path.name}; fused with it, that is lost: "
+                    f"clamp before {path.name}, or give both results the same qparams"
+                )
 
 
 def _scale(operand: object, constants: Constants) -> float | None:

@@ -14,16 +14,20 @@ from quantizer_sdk.backend import (
     RatioLimit,
     boundary_of,
     copy_without_guards,
+    detach_run_time_weights,
     excessive_requantization,
     give_each_call_its_weight,
     quantize_padding,
+    requantizing_clamps,
     strip_boundary,
+    write_out_addmm,
 )
 from quantizer_sdk.backends.executorch.delegation import delegation_of
 from quantizer_sdk.backends.executorch.importing import importing, quiet
 from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
 from quantizer_sdk.backends.xnnpack.payload import decode_kernels
 from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams
+from quantizer_sdk.backends.xnnpack.table import CLAMP, MAX_POOL, RELU, RELU6
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["lower"]
@@ -41,6 +45,8 @@ _LIMITS = {
     **dict.fromkeys((_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.sub_.Tensor), _SUM),
     **dict.fromkeys((_ATEN.mul.Tensor, _ATEN.mul_.Tensor), RatioLimit(limit=2.0**15, multiplies=True)),
 }
+_CLAMPS = RELU.targets | RELU6.targets | CLAMP.targets
+_POOLS = MAX_POOL.targets
 
 
 def lower(
@@ -73,8 +79,8 @@ def lower(
         The program, not yet loaded: what only XNNPACK itself refuses, its first `run` reports.
 
     Raises:
-        LoweringError: torch.export or ExecuTorch's compiler refuses the model, a kernel cannot requantize by the ratio
-            of its scales, or `quantize_io` finds nothing to do.
+        LoweringError: torch.export or ExecuTorch's compiler refuses the model, kernels cannot compute it with its
+            scales, or `quantize_io` finds nothing to do.
         MissingDependencyError: ExecuTorch is not installed.
     """
     with importing():
@@ -91,9 +97,12 @@ def lower(
             clone, inputs = strip_boundary(model, inputs)
         else:
             clone, boundary = copy_without_guards(model), boundary.as_float()
-        if excessive := list(excessive_requantization(clone, _LIMITS)):
-            raise LoweringError(f"XNNPACK's kernels cannot compute this model: {'; '.join(excessive)}")
+        refused = [*excessive_requantization(clone, _LIMITS), *requantizing_clamps(clone, _CLAMPS, _POOLS)]
+        if refused:
+            raise LoweringError(f"XNNPACK's kernels cannot compute this model: {'; '.join(refused)}")
         quantize_padding(clone)
+        write_out_addmm(clone)
+        detach_run_time_weights(clone)
         give_each_call_its_weight(clone, _REWRITTEN_IN_PLACE)
         ask_for_run_time_qparams(clone)
         with _stage("exporting it with torch.export"):
