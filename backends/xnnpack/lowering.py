@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.backend import Delegation, copy_without_guards, strip_boundary
 from quantizer_sdk.backends.xnnpack.own_weights import give_each_call_its_weight
+from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams
 from quantizer_sdk.backends.xnnpack.runtime import XNNPACKProgram, importing, quiet
 from quantizer_sdk.errors import LoweringError
 
@@ -57,6 +58,7 @@ def lower(
         else:
             clone = copy_without_guards(model)
         give_each_call_its_weight(clone)
+        ask_for_run_time_qparams(clone)
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
