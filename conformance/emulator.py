@@ -85,7 +85,8 @@ def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm) -> Tensor | None:
         number = (bias[0].values.double() * bias[0].floats(bias[0].scales)).float()
         if bias_form is BiasForm.FLOAT32:
             return (total.float() * products[accumulator.which] + number) / scale
-        total = total + rounded(number.double() / products[accumulator.which].double(), Rounding.HALF_EVEN).long()
+        # A compiler that is given a float bias quantizes it as any tensor: by the float32 reciprocal of its scale.
+        total = total + rounded(number * (1 / products)[accumulator.which], Rounding.HALF_EVEN).long()
     return total.float() * (products / scale)[accumulator.which]
 
 

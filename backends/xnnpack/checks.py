@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from quantizer_sdk import Match, QuantizationSpec, Role
+from quantizer_sdk import Match, ProductBiasSpec, QuantizationSpec, Role
 from quantizer_sdk.observers import PerAxis, PerGroup, PerTensor
 from quantizer_sdk.spec import granularity_of
 
@@ -34,19 +34,39 @@ __all__ = [
 
 def keeps_codes_int8(match: Match) -> str | None:
     """Activations int8, weights int8 and symmetric: all else is refused at load, or worse, silently misread."""
+    return "; ".join(_wrong_codes(match)) or None
+
+
+def _wrong_codes(match: Match) -> Iterator[str]:
     for role in (Role.ACT, Role.OUT, Role.WEIGHT):
-        spec = match.config.spec_of(role)
-        if isinstance(spec, QuantizationSpec) and spec.dtype is not torch.int8:
-            return f"{role.value} is {spec.dtype}; XNNPACK's kernels take torch.int8"
-    weight = match.config.weight
+        dtype = getattr(match.config.spec_of(role), "dtype", torch.int8)
+        if dtype is not torch.int8:
+            yield f"{role.value} is {dtype}; XNNPACK's kernels take torch.int8"
+    if missing := _missing_specs(match):
+        yield f"no spec for {' and '.join(missing)}; the kernel has all its tensors quantized"
+    weight, bias = match.config.weight, match.config.bias
     symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
     if isinstance(weight, QuantizationSpec) and weight.qscheme not in symmetric:
-        return f"the weight's qscheme is {weight.qscheme}; XNNPACK drops the zero point of an affine weight"
+        yield f"the weight's qscheme is {weight.qscheme}; XNNPACK drops the zero point of an affine weight"
+    if isinstance(weight, QuantizationSpec) and weight.ch_axis not in {None, 0}:
+        yield f"the weight's ch_axis is {weight.ch_axis}; in a config it is 0, which each op turns into its own axis"
+    if bias is not None and not (isinstance(bias, ProductBiasSpec) and bias.keep_float):
+        yield "the bias is stored as integers; XNNPACK quantizes a float one itself: ProductBiasSpec(keep_float=True)"
     for _node, _name, operand, value in match.operands():
         spec = operand.spec(match.config)
-        if operand.role is Role.WEIGHT and isinstance(spec, QuantizationSpec):
-            return _weight_kernel(match, spec, _shape(value))
-    return None
+        if operand.role is not Role.WEIGHT or not isinstance(spec, QuantizationSpec):
+            continue
+        if (reason := _weight_kernel(match, spec, _shape(value))) is not None:
+            yield reason
+
+
+def _missing_specs(match: Match) -> list[str]:
+    """A kernel that finds one of its tensors float computes in float, or fails to be built."""
+    if match.row.share:
+        return []
+    result = () if _is_dynamic(match) else (Role.OUT,)
+    roles = dict.fromkeys((*(operand.role for _node, _name, operand, _value in match.operands()), *result))
+    return [role.value for role in roles if role is not Role.BIAS and match.config.spec_of(role) is None]
 
 
 def _weight_kernel(match: Match, spec: QuantizationSpec, shape: tuple[int, ...]) -> str | None:
@@ -111,7 +131,7 @@ def samples_of_channels(match: Match) -> str | None:
 def transposed_ungrouped(match: Match) -> str | None:
     """Grouped transposed convolutions have no per-channel kernel."""
     groups = match.argument("groups")
-    return None if groups == 1 else f"groups={groups}"
+    return None if groups == 1 else f"groups={groups}; with a scale for each channel the kernel has one group"
 
 
 def scale_one(match: Match) -> str | None:
@@ -134,7 +154,8 @@ def bias_is_vector(match: Match) -> str | None:
 
 def read_by_no_convolution(match: Match) -> str | None:
     """ExecuTorch takes a product's operand for an image if a convolution comes anywhere after it."""
-    readers, seen = [match.output] if _is_dynamic(match) else [], set()
+    readers = [match.output] if _is_dynamic(match) else []
+    seen: set[Node] = set()
     while readers:
         node = readers.pop()
         if "conv" in str(node.target):
