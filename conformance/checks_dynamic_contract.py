@@ -179,7 +179,7 @@ def only_integers(bench: DynamicBench) -> Finding:
     floats = [
         f"{kernel.name}({' '.join(kernel.inputs)})"
         for kernel in kernels
-        if not (kernel.integer or kernel.conversion or kernel in gemms)
+        if not (kernel.integer or kernel.conversion or kernel.moves or kernel in gemms)
     ]
     numbers = {"kernels": [kernel.name for kernel in kernels], "float": floats, "left": list(left)}
     wanted = len(dynamic_gemms(bench.converted))

@@ -119,6 +119,7 @@ FLOAT = Kernel(name="relu", inputs=("fp32",), outputs=("fp32",), integer=False, 
     ("program", "signature"),
     [
         (_Reports(CONVERT, GEMM), ""),
+        (_Reports(dataclasses.replace(FLOAT, moves=True), CONVERT, GEMM), ""),
         (_Reports(CONVERT, GEMM, FLOAT), "float island"),
         (_Reports(CONVERT, GEMM, left=("aten.relu",)), "float island"),
         (_Reports(CONVERT), "nothing ran"),
