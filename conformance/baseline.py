@@ -94,17 +94,17 @@ def baseline_codes(
     return outputs
 
 
-def plain_dynamic(module: ProgramModule, x: Tensor, own: int, weight_bits: int) -> Tensor:
+def plain_dynamic(module: ProgramModule, x: Tensor, own: tuple[int, ...], weight_bits: int) -> Tensor:
     """Return the module's result on an input of which each row is rounded to 8 bits over its own range.
 
     Args:
         module: The float module, of one input.
         x: The input.
-        own: How many of its first axes have a range for each index.
+        own: Its axes that have a range for each index.
         weight_bits: To how many bits weights are rounded, min-max, one scale a tensor.
     """
-    rows = x.reshape(x.shape[:own].numel(), -1)
-    rounded = _rounded(rows, rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)).reshape(x.shape)
+    others = [axis for axis in range(x.dim()) if axis not in own]
+    rounded = _rounded(x, x.amin(others, keepdim=True), x.amax(others, keepdim=True))
     with torch.no_grad():
         return module.program._run([rounded], _plain_weights(module, weight_bits), {})[0]
 

@@ -73,12 +73,16 @@ def legal(bench: Bench) -> Finding:
 
 def _illegal(bench: Bench, gemm: DynamicGemm) -> Iterator[str]:
     scheme, profile = Scheme.named(bench.scenario.scheme), bench.backend.profile
-    place = 1 if gemm.is_linear else 0
-    rank = len(bench.scenario.program.inputs[0])
-    own, wanted = gemm.own_axes(rank), rank - 1 if place else 1
-    if own != wanted and profile is not None and profile.dynamic is not None:
-        words = "each row" if place else "each sample"
-        yield f"{gemm.choose.name}: qparams of other blocks; {profile.name}'s kernels choose them for {words}"
+    if profile is not None and profile.dynamic is not None:
+        rank = len(bench.scenario.program.inputs[0])
+        wanted: tuple[int, ...] = (0,)
+        if gemm.is_linear:
+            wanted = tuple(range(rank - 1))
+        elif profile.dynamic.pointwise_rows and gemm.is_pointwise(bench.converted):
+            wanted = (0, *range(2, rank))
+        if gemm.own_axes(rank) != wanted:
+            words = f"{profile.name}'s kernel chooses them for each index of axes {', '.join(map(str, wanted))}"
+            yield f"{gemm.choose.name}: qparams of other blocks; {words}"
     if "symmetric" in str(gemm.choose.target) and "asymmetric" not in str(gemm.choose.target):
         yield f"{gemm.choose.name}: symmetric qparams; kernels choose affine ones"
     low, high = gemm.code_range
@@ -175,7 +179,7 @@ def only_integers(bench: DynamicBench) -> Finding:
     floats = [
         f"{kernel.name}({' '.join(kernel.inputs)})"
         for kernel in kernels
-        if not (kernel.integer or kernel.conversion or kernel in gemms)
+        if not (kernel.integer or kernel.conversion or kernel.moves or kernel in gemms)
     ]
     numbers = {"kernels": [kernel.name for kernel in kernels], "float": floats, "left": list(left)}
     wanted = len(dynamic_gemms(bench.converted))

@@ -15,7 +15,7 @@ from torch import Tensor
 from quantizer_sdk.conformance.bench import export, quantize
 from quantizer_sdk.conformance.dynamic_bench import DynamicBench
 from quantizer_sdk.conformance.dynamic_emulator import Predicted
-from quantizer_sdk.conformance.dynamic_gemms import rows_of
+from quantizer_sdk.conformance.dynamic_gemms import range_of
 from quantizer_sdk.conformance.finding import Finding, does_not_apply, failed, passed, short
 from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.relations import batch_size
@@ -150,8 +150,8 @@ def ties(bench: DynamicBench) -> Finding:
 
 def _tied(bench: DynamicBench, x: Tensor) -> int:
     """Count the values that lie exactly halfway between two codes."""
-    values = rows_of(x, bench.own).double()
-    low, high = values.amin(1, keepdim=True).clamp(max=0.0), values.amax(1, keepdim=True).clamp(min=0.0)
+    values = x.double()
+    low, high = range_of(values, bench.own)
     steps = bench.gemm.code_range[1] - bench.gemm.code_range[0]
     r = torch.where(high > low, values * (steps / (high - low).clamp(min=2.0**-149)), 0.0)
     return int((r - torch.floor(r) == 0.5).sum())
@@ -185,22 +185,21 @@ def _nonfinite(bench: DynamicBench) -> Finding:
     """K7 of rows with infinities or NaN, whose results nothing specifies: they spoil no other row, and no run."""
     bits, rows = _Bits(), 0
     for run in bench.float_runs:
-        finite = torch.isfinite(rows_of(run.x, bench.own)).all(1)
+        low, high = range_of(run.x, bench.own)
+        finite = torch.isfinite(low) & torch.isfinite(high)
         try:
             found = bench.run_program(bench.program, run.x)
         except LoweringError as e:
             return failed("nan", f"the runtime refuses an infinity or a NaN: {e}")
-        clean = torch.where(finite.reshape(*run.x.shape[: bench.own], *(1,) * (run.x.dim() - bench.own)), run.x, 0.0)
+        clean = torch.where(finite, run.x, 0.0)
         predicted = bench.predicted(clean)
         if predicted is None:
             bounded = bench.bounded(clean)
-            near = ((found.double() - bounded.exact).abs() <= bounded.bound).reshape(len(finite), -1)
-            bits.elements += int(near[finite].numel())
-            bits.mismatches += int((~near[finite]).sum())
+            near = (found.double() - bounded.exact).abs() <= bounded.bound
+            bits.elements += int(finite.expand(found.shape).sum())
+            bits.mismatches += int((~near & finite).sum())
         else:
-            parts = (rows_of(t, bench.own)[finite] for t in (found, predicted.value, predicted.known))
-            first, value, known = parts
-            bits.add(first.contiguous(), Predicted(value=value.contiguous(), known=known))
+            bits.add(found, Predicted(value=predicted.value, known=predicted.known & finite))
         rows += int(finite.sum())
     numbers = {**bits.numbers(), "outside": bits.mismatches, "rows": rows}
     if bits.mismatches:

@@ -15,7 +15,6 @@ from quantizer_sdk.conformance.baseline import Closeness, plain_dynamic
 from quantizer_sdk.conformance.bench import leaves
 from quantizer_sdk.conformance.dynamic_bench import DynamicBench, FloatRun
 from quantizer_sdk.conformance.dynamic_bounds import Rule, trace
-from quantizer_sdk.conformance.dynamic_gemms import rows_of
 from quantizer_sdk.conformance.finding import Finding, does_not_apply, failed, passed, short
 from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.relations import batch_size
@@ -50,31 +49,33 @@ def graph_is_exact(bench: DynamicBench) -> Finding:
 
 
 def _chosen(bench: DynamicBench, run: FloatRun) -> tuple[Tensor, Tensor]:
-    """Return the graph's scale and zero point of each row, float64 [rows, 1]."""
-    scale, zero_point = run.graph[bench.gemm.choose]
-    rows = rows_of(run.x, bench.own).shape[0]
-    return (value.double().reshape(-1, 1).expand(rows, 1) for value in (scale, zero_point))  # type: ignore[return-value]
-
-
-def _rule(bench: DynamicBench, x: Tensor) -> Rule:
-    return Rule.of(x, bench.own, bench.gemm.code_range, bench.gemm.smallest_scale)
+    """Return the graph's scales and zero points, float64, with as many axes as the input."""
+    scale, zero_point = (value.double() for value in run.graph[bench.gemm.choose])
+    if scale.dim() == run.x.dim():
+        return scale, zero_point
+    shape = (1,) * run.x.dim()
+    return scale.reshape(shape), zero_point.reshape(shape)
 
 
 def _qparams(bench: DynamicBench, run: FloatRun, counts: dict[str, int]) -> str | None:
     """Say which row's qparams are not those of the rule, but for roundings of float32."""
-    rule = _rule(bench, run.x)
+    rule = Rule.of(run.x, bench.own, bench.gemm.code_range, bench.gemm.smallest_scale)
     scale, zero_point = _chosen(bench, run)
-    counts["rows"] += len(scale)
+    if scale.shape != rule.scale.shape:
+        return f"{bench.gemm.choose.name} gives scales of shape {list(scale.shape)}, not {list(rule.scale.shape)}"
+    counts["rows"] += scale.numel()
     off = ((scale - rule.scale).abs() > gamma(3) * rule.scale) & ~rule.flat
     if bool(off.any()):
         row = int(off.flatten().nonzero()[0])
-        return f"row {row} has scale {float(scale[row]):.9g}; its range makes {float(rule.scale[row]):.9g}"
+        found, wanted = (float(value.flatten()[row]) for value in (scale, rule.scale))
+        return f"row {row} has scale {found:.9g}; its range makes {wanted:.9g}"
     slack = gamma(5) * (rule.zero.abs() + rule.high - rule.low)
     moved = (zero_point - rule.zero).abs() > 0.5 + slack
     moved &= ~(rule.flat & (zero_point >= rule.low) & (zero_point <= rule.high))
     if bool(moved.any()):
         row = int(moved.flatten().nonzero()[0])
-        return f"row {row} has zero point {int(zero_point[row])}; its range makes {float(rule.zero[row]):.6g}"
+        found, wanted = (float(value.flatten()[row]) for value in (zero_point, rule.zero))
+        return f"row {row} has zero point {found:.0f}; its range makes {wanted:.6g}"
     return None
 
 
@@ -82,16 +83,16 @@ def _codes(bench: DynamicBench, run: FloatRun, counts: dict[str, int]) -> str | 
     """Say which code is not that of its value, given the graph's qparams: ties go either way."""
     scale, zero_point = _chosen(bench, run)
     low, high = bench.gemm.code_range
-    values, codes = rows_of(run.x, bench.own).double(), rows_of(run.graph[bench.gemm.quantize], bench.own).double()
+    codes = run.graph[bench.gemm.quantize].double()
     counts["codes"] += codes.numel()
-    real = values / scale
+    real = run.x.double() / scale
     delta = gamma(3) * (real.abs() + zero_point.abs())
     wanted = (real + zero_point).clamp(low, high)
     off = ((codes - wanted).abs() > 0.5 + delta) | (codes < low) | (codes > high)
     if bool(off.any()):
-        row, place = (int(part[0]) for part in off.nonzero(as_tuple=True))
-        found = f"value {place} of row {row} has code {int(codes[row, place])}"
-        return f"{found}; its value over the scale and the zero point make {float(wanted[row, place]):.6g}"
+        place = int(off.flatten().nonzero()[0])
+        found = f"value {place} has code {int(codes.flatten()[place])}"
+        return f"{found}; its value over the scale and the zero point make {float(wanted.flatten()[place]):.6g}"
     return None
 
 
@@ -99,10 +100,8 @@ def _results(bench: DynamicBench, run: FloatRun) -> tuple[Tensor, Tensor]:
     """Return how far each result is from the exact one of the graph's codes, in units of its bound."""
     gemm = bench.gemm
     scale, zero_point = _chosen(bench, run)
-    steps = rows_of(run.graph[gemm.quantize].to(torch.int64), bench.own) - zero_point.long()
-    shape = run.x.shape
-    scales = scale.expand(steps.shape).reshape(shape)
-    traced = trace(bench.converted, gemm, steps.reshape(shape), scales)
+    steps = run.graph[gemm.quantize].to(torch.int64) - zero_point.long()
+    traced = trace(bench.converted, gemm, steps, scale)
     result = run.graph[gemm.output]
     exact = gemm.clamped(traced.exact.approximate())
     error = traced.error + 2.0**-149
@@ -118,8 +117,9 @@ def close_to_float(bench: DynamicBench) -> Finding:
         with torch.no_grad():
             (wanted,) = leaves(bench.module(x.clone()))
             (ours,) = leaves(bench.converted(x.clone()))
-        plain = plain_dynamic(bench.module, x, 1 if not bench.gemm.is_linear else x.dim() - 1, bits)
-        for row in zip(*(rows_of(tensor.detach(), 1) for tensor in (wanted, ours, plain)), strict=True):
+        rows = tuple(range(x.dim() - 1)) if bench.gemm.is_linear else (0,)
+        plain = plain_dynamic(bench.module, x, rows, bits)
+        for row in zip(wanted.detach(), ours, plain, strict=True):
             size = float(row[0].abs().max()) or 1.0  # a row of large numbers must not hide the others
             closeness.add(*[tensor / size for tensor in row])
     numbers: dict[str, Any] = {

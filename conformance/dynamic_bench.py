@@ -96,15 +96,15 @@ class DynamicBench(Bench):
         return found[0]
 
     @functools.cached_property
-    def own(self) -> int:
-        """How many of the input's first axes have qparams for each index."""
+    def own(self) -> tuple[int, ...]:
+        """The input's axes that have qparams for each index."""
         return own_axes(self.gemm, self.batches[0][0])
 
-    def floats(self, seed: int, data: str | None = None) -> Tensor:
-        """Return a float input of the scenario's kind of data, or of another."""
+    def floats(self, seed: int) -> Tensor:
+        """Return a float input of the scenario's kind of data."""
         (shape,) = self.scenario.program.inputs
-        rows = len(shape) - 1 if self.gemm.is_linear else 1
-        return self._laid_out(float_inputs(shape, rows, data or self.scenario.data, 10 * self.seed + seed))
+        rows = self.own or (tuple(range(len(shape) - 1)) if self.gemm.is_linear else (0,))
+        return self._laid_out(float_inputs(shape, rows, self.scenario.data, 10 * self.seed + seed))
 
     @functools.cached_property
     def float_runs(self) -> tuple[FloatRun, ...]:

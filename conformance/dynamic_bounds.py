@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from quantizer_sdk.conformance.bounds import Traced
-from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, rows_of
+from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, range_of
 from quantizer_sdk.conformance.dynamic_weights import StoredWeight
 from quantizer_sdk.conformance.exact import ExactValue, Term
 from quantizer_sdk.conformance.roundoff import gamma
@@ -37,13 +37,13 @@ _TO_RESULT = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rule:
-    """What the rule makes of an activation, a row for each scale.
+    """What the rule makes of an activation. Qparams have its shape, with 1 for the axes along which they are shared.
 
     Attributes:
-        scale: float64 [rows, 1].
-        zero: The zero point before rounding, float64 [rows, 1].
-        r: The values in units of the scale, float64 [rows, values].
-        flat: Whether all values of a row are 0, so that any scale does, bool [rows, 1].
+        scale: float64.
+        zero: The zero point before rounding, float64.
+        r: The activation in units of its scales, float64.
+        flat: Whether all values of a row are 0, so that any scale does, bool.
         low: The smallest code.
         high: The largest code.
     """
@@ -56,12 +56,11 @@ class Rule:
     high: int
 
     @classmethod
-    def of(cls, x: Tensor, own: int, codes: tuple[int, int], floor: float) -> Rule:
-        """Apply it to a finite float32 activation whose first `own` axes have scales for each index."""
+    def of(cls, x: Tensor, own: tuple[int, ...], codes: tuple[int, int], floor: float) -> Rule:
+        """Apply it to a finite float32 activation whose axes `own` have scales for each index."""
         low, high = codes
-        values = rows_of(x, own).double()
-        least = values.amin(1, keepdim=True).clamp(max=0.0)
-        most = values.amax(1, keepdim=True).clamp(min=0.0)
+        values = x.double()
+        least, most = range_of(values, own)
         flat = least == most
         scale = torch.where(flat, 1.0, ((most - least) / (high - low)).clamp(min=floor))
         first, last = low - least / scale, high - most / scale  # the same, but where the floor holds the scale
@@ -97,11 +96,11 @@ class Bounded:
     open: Tensor
 
 
-def own_axes(gemm: DynamicGemm, x: Tensor) -> int:
-    """Return how many of an activation's first axes have scales for each index.
+def own_axes(gemm: DynamicGemm, x: Tensor) -> tuple[int, ...]:
+    """Return the axes of an activation that have scales for each index.
 
     Raises:
-        UnsupportedError: Its blocks are neither rows nor samples nor the whole tensor.
+        UnsupportedError: Its blocks do not take axes whole or index by index.
     """
     own = gemm.own_axes(x.dim())
     if own is None:
@@ -121,21 +120,20 @@ def kernel_bound(model: GraphModule, gemm: DynamicGemm, x: Tensor, floor: float)
     own = own_axes(gemm, x)
     rule = Rule.of(x, own, gemm.code_range, floor)
     weight = StoredWeight.of(model, gemm.weight)
-    steps, least, most = (part.double().reshape(x.shape) for part in rule.steps())
+    steps, least, most = (part.double() for part in rule.steps())
     real, size = weight.real, weight.real.abs()
     total = gemm(steps, real)
-    scale = rule.scale.reshape(*x.shape[:own], *(1,) * (total.dim() - own))
     parts = total.abs()
     if weight.group is not None:  # a kernel may sum up the zero point's share of a group for itself
-        zeros = torch.round(rule.zero).abs().reshape(*x.shape[:own], 1).expand(x.shape)
+        zeros = torch.round(rule.zero).abs().expand(x.shape)
         own_parts = [
             gemm(weight.within(steps, g), real).abs() + 2 * gemm(weight.within(zeros, g), size)
             for g in range(weight.groups)
         ]
         parts = torch.stack(own_parts).sum(0)
     wobble = torch.maximum(most - steps, steps - least)
-    slack = gemm(wobble, size) * scale
-    exact, rounded = total * scale, parts * scale
+    slack = gemm(wobble, size) * rule.scale
+    exact, rounded = total * rule.scale, parts * rule.scale
     bias = gemm.bias(model)
     if bias is not None:
         exact = exact + bias.double()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from quantizer_sdk.conformance.dynamic_bounds import own_axes
-from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, rows_of
+from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, range_of
 from quantizer_sdk.conformance.dynamic_weights import StoredWeight
 from quantizer_sdk.conformance.emulator import fma, rounded
 from quantizer_sdk.profile import DynamicArithmetic, RunTimeScale, ScaleOrder, ZeroPointOrder
@@ -19,7 +19,7 @@ __all__ = ["Operands", "Predicted", "RowQParams", "choose", "operands_of", "pred
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowQParams:
-    """What a kernel chooses for each row: float32 [rows, 1]."""
+    """What a kernel chooses for each row, float32: of the activation's shape, with 1 for the axes that share them."""
 
     scale: Tensor
     inverse: Tensor
@@ -33,14 +33,12 @@ class Operands:
     Attributes:
         qparams: Those of the activation's rows.
         steps: The activation's codes without their zero points, float64, in its shape.
-        own: How many of the activation's first axes have qparams for each index.
         weight: The weight.
         bias: The bias, with axes of length 1 behind the channels; None without one.
     """
 
     qparams: RowQParams
     steps: Tensor
-    own: int
     weight: StoredWeight
     bias: Tensor | None
 
@@ -68,23 +66,19 @@ def predict(model: GraphModule, gemm: DynamicGemm, x: Tensor, arithmetic: Dynami
 
 def operands_of(model: GraphModule, gemm: DynamicGemm, x: Tensor, arithmetic: DynamicArithmetic) -> Operands:
     """Return what the kernel of a gemm multiplies."""
-    own = own_axes(gemm, x)
-    values = rows_of(x, own)
-    qparams = choose(values, gemm.code_range, arithmetic)
+    qparams = choose(x, own_axes(gemm, x), gemm.code_range, arithmetic)
     return Operands(
         qparams=qparams,
-        steps=steps_of(values, qparams, gemm.code_range, arithmetic).reshape(x.shape),
-        own=own,
+        steps=steps_of(x, qparams, gemm.code_range, arithmetic),
         weight=StoredWeight.of(model, gemm.weight),
         bias=gemm.bias(model),
     )
 
 
-def choose(values: Tensor, codes: tuple[int, int], arithmetic: DynamicArithmetic) -> RowQParams:
-    """Return the qparams of each row."""
+def choose(x: Tensor, own: tuple[int, ...], codes: tuple[int, int], arithmetic: DynamicArithmetic) -> RowQParams:
+    """Return the qparams for each index of the axes `own`."""
     first, last = codes
-    low = values.amin(1, keepdim=True).clamp(max=0.0)
-    high = values.amax(1, keepdim=True).clamp(min=0.0)
+    low, high = range_of(x, own)
     one = torch.ones_like(low)
     if arithmetic.scale is RunTimeScale.INVERSE:
         inverse = torch.where(
@@ -118,7 +112,7 @@ def scaled(gemm: DynamicGemm, operands: Operands, arithmetic: DynamicArithmetic)
     integers = weight.steps.double()
     sums = [gemm(weight.within(steps, group), integers) for group in range(weight.groups)]
     behind = 0 if gemm.channel_axis == -1 else weight.codes.dim() - 2
-    scale = operands.qparams.scale.reshape(*steps.shape[: operands.own], *(1,) * (sums[0].dim() - operands.own))
+    scale = operands.qparams.scale
     known = torch.ones(sums[0].shape, dtype=torch.bool)
     if weight.group is not None:
         terms = [total * weight.scales_of(group, behind).double() for group, total in enumerate(sums)]
@@ -138,7 +132,7 @@ def scaled(gemm: DynamicGemm, operands: Operands, arithmetic: DynamicArithmetic)
 def _any_order(gemm: DynamicGemm, operands: Operands, terms: list[Tensor]) -> Tensor:
     """Return where float32 holds every partial sum over groups, the zero point's share taken apart or not."""
     weight, shape = operands.weight, operands.steps.shape
-    zeros = operands.qparams.zero_point.double().reshape(*shape[: operands.own], 1).expand(shape)
+    zeros = operands.qparams.zero_point.double().expand(shape)
     size = torch.zeros(terms[0].shape, dtype=torch.float64)
     grain = torch.full(terms[0].shape, torch.inf, dtype=torch.float64)
     for group, term in enumerate(terms):

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from quantizer_sdk.conformance.kernels import attribute
 
-__all__ = ["DynamicGemm", "computing", "dynamic_gemms", "observed", "rows_of"]
+__all__ = ["DynamicGemm", "computing", "dynamic_gemms", "observed", "range_of"]
 
 aten = torch.ops.aten
 _NAMESPACES = ("quantized_decomposed.", "quantizer_sdk.")
@@ -98,20 +98,30 @@ class DynamicGemm:
         """Whether it multiplies matrices, so that its rows run along the last axis."""
         return self.node.target in _OPERANDS
 
-    def own_axes(self, rank: int) -> int | None:
-        """Return how many of the activation's first axes have qparams for each index.
+    def is_pointwise(self, model: GraphModule) -> bool:
+        """Whether it is a convolution that multiplies each pixel by a matrix: 1 x 1, of stride 1, without padding."""
+        if self.is_linear or "transpose" in str(self.node.target):
+            return False
+        given: list[Any] = [*self.node.args[3:7]]
+        stride, padding, _dilation, groups = given + [1, 0, 1, 1][len(given) :]
+        (codes,) = (attribute(model, node) for node in self.weight.all_input_nodes[:1])
+        unpadded = isinstance(padding, str) or not any(_sizes(padding))
+        return groups == 1 and unpadded and all(size == 1 for size in (*codes.shape[2:], *_sizes(stride)))
 
-        All but the last for rows of a matrix product, one for the samples of a batch, 0 for the whole tensor; None
-        where blocks are of another kind.
+    def own_axes(self, rank: int) -> tuple[int, ...] | None:
+        """Return the axes of the activation that have qparams for each index; None where blocks are of another kind.
+
+        All but the last for rows of a matrix product; the first for the samples of a batch, and those of space too for
+        pixels; none for the whole tensor.
         """
         name = str(self.choose.target)
         if "per_token" in name:
-            return rank - 1
+            return tuple(range(rank - 1))
         if "per_block" not in name:
-            return 0
+            return ()
         block: Any = self.choose.args[1]
-        own = next((place for place, size in enumerate(block) if size != 1), rank)
-        return own if all(size == -1 for size in block[own:]) else None
+        own = tuple(axis for axis, size in enumerate(block) if size == 1)
+        return own if len(block) == rank and all(size in {1, -1} for size in block) else None
 
     def bias(self, model: GraphModule) -> Tensor | None:
         """Return the float32 bias, with axes of length 1 behind the channels; None without one."""
@@ -148,9 +158,15 @@ class DynamicGemm:
         return value
 
 
-def rows_of(tensor: Tensor, own: int) -> Tensor:
-    """Return a tensor as a matrix with a row for each index of its first `own` axes."""
-    return tensor.reshape(tensor.shape[:own].numel(), -1)
+def _sizes(value: Any) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def range_of(x: Tensor, own: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the range that holds 0 and the values for each index of the axes `own`; other axes have size 1."""
+    others = [axis for axis in range(x.dim()) if axis not in own]
+    low, high = (x.amin(others, keepdim=True), x.amax(others, keepdim=True)) if others else (x, x)
+    return low.clamp(max=0.0), high.clamp(min=0.0)
 
 
 def computing(model: GraphModule) -> Iterator[Node]:

@@ -18,29 +18,34 @@ import math
 import torch
 from torch import Tensor
 
-from quantizer_sdk.conformance.dynamic_gemms import rows_of
-
 __all__ = ["float_inputs"]
 
 _EXTREME = (1e-30, 1e30, 1e-12, 1e12, 1e-22, 1e22)
 
 
-def float_inputs(shape: tuple[int, ...], own: int, data: str, seed: int) -> Tensor:
+def float_inputs(shape: tuple[int, ...], own: tuple[int, ...], data: str, seed: int) -> Tensor:
     """Return one float32 input.
 
     Args:
         shape: Its shape.
-        own: How many of its first axes have a scale for each index.
+        own: Its axes that have a scale for each index.
         data: The kind of data.
         seed: Of the values.
     """
+    order = [*own, *(axis for axis in range(len(shape)) if axis not in own)]
+    moved = [shape[axis] for axis in order]
+    rows = _rows(math.prod(moved[: len(own)]), math.prod(moved[len(own) :]), data, seed)
+    return rows.reshape(moved).permute([order.index(axis) for axis in range(len(shape))]).contiguous()
+
+
+def _rows(count: int, size: int, data: str, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(7_919 * seed + 1)
-    value = rows_of(torch.randn(shape, generator=generator), own)
+    value = torch.randn(count, size, generator=generator)
     place = torch.arange(len(value)).reshape(-1, 1) + seed
     if data == "rows_ties":
-        return _ties(value, place, generator).reshape(shape)
+        return _ties(value, place, generator)
     if data == "rows_flat":
-        return _flat(value, place).reshape(shape)
+        return _flat(value, place)
     value = value + (place % 5 - 2) * 0.6
     if data == "rows_unequal":
         value = value * 10.0 ** (3 - (place * 4 % 7))
@@ -50,7 +55,7 @@ def float_inputs(shape: tuple[int, ...], own: int, data: str, seed: int) -> Tens
         wrong = torch.tensor([math.inf, -math.inf, math.nan])[place // 2 % 3]
         first = torch.arange(value.shape[1]) == 0
         value = torch.where((place % 2 == 0) & first, wrong, value)
-    return value.reshape(shape)
+    return value
 
 
 def _ties(value: Tensor, place: Tensor, generator: torch.Generator) -> Tensor:

@@ -70,6 +70,7 @@ class Kernel:
         outputs: The same for the results.
         integer: Whether the node computes on integers: every operand and result but a float bias is an integer tensor.
         conversion: Whether the node only converts between float and integer (quantize, dequantize).
+        moves: Whether the node only puts elements elsewhere, as where a layout changes, whatever their type.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Kernel:
     outputs: tuple[str, ...]
     integer: bool
     conversion: bool
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

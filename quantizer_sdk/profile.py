@@ -133,6 +133,8 @@ class Arithmetic:
 class DynamicArithmetic:
     """How gemms compute that quantize their activation at run time and give float32, exact enough for every bit.
 
+    Each row of a matrix product and each sample of a convolution has qparams of its own.
+
     Attributes:
         scale: How the scale is made of the range, which always holds 0; that of no width has scale 1.
         order: How scales and bias are applied.
@@ -141,6 +143,8 @@ class DynamicArithmetic:
         smallest_scale: The smallest scale that is chosen; 0.0 for none.
         group_scales: The type that the scales of a weight's groups are stored in: those that it does not hold are
             rounded, and a quantizer must not choose any.
+        pointwise_rows: Whether a 1 x 1 convolution of stride 1, without groups and padding, is a matrix product of its
+            pixels, so that each of these has qparams of its own.
     """
 
     scale: RunTimeScale = RunTimeScale.INVERSE
@@ -149,6 +153,7 @@ class DynamicArithmetic:
     zero_point: ZeroPointOrder = ZeroPointOrder.AFTER
     smallest_scale: float = 0.0
     group_scales: torch.dtype = torch.float32
+    pointwise_rows: bool = False
 
 
 _INT8 = frozenset({torch.int8})
@@ -166,8 +171,7 @@ class Profile:
         affine_weights: Whether a weight's zero point may be other than 0.
         bias: What the kernels add.
         arithmetic: How each family rounds; a family that is missing is not predicted bit for bit.
-        dynamic: How gemms of run-time qparams compute, each row of a matrix product and each sample of a convolution
-            with qparams of its own; None where there are none.
+        dynamic: How gemms of run-time qparams compute; None where there are none.
         tables: The function of each op that runs as a table of 256 codes.
         requantization: The open interval in which the ratio sx·sw/sy, or sx/sy, must lie.
         relu_at_quant_min: Whether a fused relu is only the lower end of the output's range, so that its zero point must

@@ -117,4 +117,5 @@ def _kernels(graph: dict[str, Any]) -> Iterator[Kernel]:
             outputs=tuple(dtypes[id_] for key, id_ in used.items() if key in results),
             integer=not conversion and deciding.isdisjoint(_FLOATS),
             conversion=conversion,
+            moves=name == "StaticTranspose",
         )

@@ -19,7 +19,7 @@ PROFILE = Profile(
         Family.MEAN: Arithmetic(multiplier=Multiplier.FOLDED, zero_point=ZeroPointOrder.BEFORE),
         Family.CLAMP: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
     },
-    dynamic=DynamicArithmetic(group_scales=torch.bfloat16),
+    dynamic=DynamicArithmetic(group_scales=torch.bfloat16, pointwise_rows=True),
     requantization=(2.0**-32, 256.0),
     unsupported={
         "L4.D2/aten.pad/*": "XNNPACK pads in float, between two exact conversions, where no convolution follows",

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from quantizer_sdk.backend import Kernel
+from quantizer_sdk.conformance.dynamic_bounds import own_axes
 from quantizer_sdk.conformance.dynamic_emulator import Operands, RowQParams, choose, operands_of, scaled, steps_of
-from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, rows_of
+from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, range_of
 from quantizer_sdk.conformance.mutants.emulated_dynamic import DynamicProgram, with_operands
 from quantizer_sdk.errors import LoweringError
 from quantizer_sdk.profile import DynamicArithmetic
@@ -40,21 +41,19 @@ __all__ = [
 def _requantized(
     operands: Operands, gemm: DynamicGemm, x: Tensor, arithmetic: DynamicArithmetic, qparams: RowQParams
 ) -> Operands:
-    steps = steps_of(rows_of(x, operands.own), qparams, gemm.code_range, arithmetic).reshape(x.shape)
+    steps = steps_of(x, qparams, gemm.code_range, arithmetic)
     return dataclasses.replace(operands, qparams=qparams, steps=steps)
 
 
 def one_scale(operands: Operands, gemm: DynamicGemm, x: Tensor, arithmetic: DynamicArithmetic) -> Operands:
     """Choose one scale and zero point for all rows."""
-    whole = choose(x.reshape(1, -1), gemm.code_range, arithmetic)
-    count = operands.qparams.scale.shape
-    every = RowQParams(**{f.name: getattr(whole, f.name).expand(count) for f in dataclasses.fields(whole)})
-    return _requantized(operands, gemm, x, arithmetic, every)
+    return _requantized(operands, gemm, x, arithmetic, choose(x, (), gemm.code_range, arithmetic))
 
 
 def symmetric(operands: Operands, gemm: DynamicGemm, x: Tensor, arithmetic: DynamicArithmetic) -> Operands:
     """Choose zero point 0 and a scale for the larger end."""
-    largest = rows_of(x, operands.own).abs().amax(1, keepdim=True)
+    low, high = range_of(x, own_axes(gemm, x))
+    largest = torch.maximum(-low, high)
     scale = torch.where(largest == 0, torch.ones_like(largest), largest / 127)
     qparams = RowQParams(scale=scale, inverse=1 / scale, zero_point=torch.zeros_like(scale))
     return _requantized(operands, gemm, x, arithmetic, qparams)
@@ -68,8 +67,7 @@ def neighbours_scale(operands: Operands, *_: Any) -> Operands:
 
 def zero_point_dropped(operands: Operands, *_: Any) -> Operands:
     """Multiply codes, zero points and all."""
-    zeros = operands.qparams.zero_point.double().reshape(*operands.steps.shape[: operands.own], 1)
-    return dataclasses.replace(operands, steps=operands.steps + zeros)
+    return dataclasses.replace(operands, steps=operands.steps + operands.qparams.zero_point.double())
 
 
 def bias_dropped(operands: Operands, *_: Any) -> Operands:

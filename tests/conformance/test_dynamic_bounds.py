@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quantizer_sdk.conformance.dynamic_bounds import Rule, kernel_bound, trace
 from quantizer_sdk.conformance.dynamic_emulator import choose, operands_of, predict, scaled
-from quantizer_sdk.conformance.dynamic_gemms import dynamic_gemms, observed, rows_of
+from quantizer_sdk.conformance.dynamic_gemms import dynamic_gemms, observed
 from quantizer_sdk.conformance.dynamic_inputs import float_inputs
 from quantizer_sdk.conformance.dynamic_weights import StoredWeight
 from quantizer_sdk.errors import UnsupportedError
@@ -42,7 +42,7 @@ def exact_steps(row):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(NUMBERS, min_size=2, max_size=6))
 def test_steps_are_those_of_the_rule_in_rationals(row):
-    rule = Rule.of(torch.tensor([row]), 1, CODES, 0.0)
+    rule = Rule.of(torch.tensor([row]), (0,), CODES, 0.0)
     found, least, most = (part[0].tolist() for part in rule.steps())
     wanted = exact_steps(torch.tensor(row).tolist())
     assert all(low <= step <= high for low, step, high in zip(least, found, most, strict=True))
@@ -56,8 +56,8 @@ def test_kernels_of_any_arithmetic_come_to_steps_that_the_rule_leaves_open(row, 
     x = torch.tensor([row])
     if 0 < float(x.abs().max()) < 1e-30:
         return  # the inverse of the scale overflows, of which nothing here speaks
-    qparams = choose(x, CODES, arithmetic)
-    rule = Rule.of(x, 1, CODES, 0.0)
+    qparams = choose(x, (0,), CODES, arithmetic)
+    rule = Rule.of(x, (0,), CODES, 0.0)
     _, least, most = rule.steps()
     steps = (torch.round(x * qparams.inverse) + qparams.zero_point).clamp(*CODES) - qparams.zero_point
     assert bool(((least <= steps) & (steps <= most)).all())
@@ -65,7 +65,7 @@ def test_kernels_of_any_arithmetic_come_to_steps_that_the_rule_leaves_open(row, 
 
 
 def test_a_floor_holds_the_scale_and_moves_the_zero_point_to_an_end():
-    rule = Rule.of(torch.tensor([[1e-12, -1e-12]]), 1, CODES, 2.0**-23)
+    rule = Rule.of(torch.tensor([[1e-12, -1e-12]]), (0,), CODES, 2.0**-23)
     assert float(rule.scale) == 2.0**-23
     assert float(rule.zero) == pytest.approx(127, abs=1e-3)
     assert rule.steps()[0].tolist() == [[0, 0]]
@@ -84,7 +84,7 @@ def test_a_floor_holds_the_scale_and_moves_the_zero_point_to_an_end():
     ],
 )
 def test_right_kernels_stay_within_the_bound_and_use_some_of_it(module, shape, kind, arithmetic):
-    own = 1 if len(shape) == 4 else len(shape) - 1
+    own = (0,) if len(shape) == 4 else tuple(range(len(shape) - 1))
     model, gemm = one_gemm(module, torch.randn(shape))
     x = float_inputs(shape, own, kind, 3)
     found = predict(model, gemm, x, arithmetic).value
@@ -97,7 +97,7 @@ def test_right_kernels_stay_within_the_bound_and_use_some_of_it(module, shape, k
 def test_one_scale_for_all_rows_leaves_it():
     model, gemm = one_gemm(DynamicLinear(64, 9), torch.randn(4, 64))
     other, per_tensor = one_gemm(DynamicLinear(64, 9, per_tensor=True), torch.randn(4, 64))
-    x = float_inputs((4, 64), 1, "rows_unequal", 0)
+    x = float_inputs((4, 64), (0,), "rows_unequal", 0)
     bounded = kernel_bound(model, gemm, x, 0.0)
     found = predict(other, per_tensor, x, DynamicArithmetic()).value
     assert float(((found.double() - bounded.exact).abs() / bounded.bound).max()) > 1000
@@ -140,8 +140,3 @@ def test_blocks_that_are_no_rows_have_no_exact_form():
     gemm.choose.args = (gemm.choose.args[0], [1, 1, -1, 2], *gemm.choose.args[2:])
     with pytest.raises(UnsupportedError, match="expected rows"):
         kernel_bound(model, gemm, torch.randn(1, 4, 6, 6), 0.0)
-
-
-def test_rows_are_what_has_one_scale():
-    assert rows_of(torch.zeros(2, 3, 4), 2).shape == (6, 4)
-    assert rows_of(torch.zeros(2, 3, 4), 0).shape == (1, 24)

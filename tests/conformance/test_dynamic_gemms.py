@@ -4,7 +4,7 @@ import pytest
 import torch
 from dynamic_graphs import DynamicConv, DynamicLinear, exported
 
-from quantizer_sdk.conformance.dynamic_gemms import computing, dynamic_gemms, observed, rows_of
+from quantizer_sdk.conformance.dynamic_gemms import computing, dynamic_gemms, observed, range_of
 from quantizer_sdk.conformance.dynamic_inputs import float_inputs
 from quantizer_sdk.conformance.dynamic_weights import StoredWeight
 
@@ -15,10 +15,10 @@ IMAGE = torch.randn(2, 4, 6, 6)
 @pytest.mark.parametrize(
     ("module", "x", "own"),
     [
-        (DynamicLinear(64, 7), X, 2),
-        (DynamicLinear(64, 7, per_tensor=True), X, 0),
-        (DynamicConv(4, 6), IMAGE, 1),
-        (DynamicConv(4, 6, transposed=True), IMAGE, 1),
+        (DynamicLinear(64, 7), X, (0, 1)),
+        (DynamicLinear(64, 7, per_tensor=True), X, ()),
+        (DynamicConv(4, 6), IMAGE, (0,)),
+        (DynamicConv(4, 6, transposed=True), IMAGE, (0,)),
     ],
 )
 def test_a_gemm_is_found_with_the_axes_that_have_scales(module, x, own):
@@ -69,19 +69,28 @@ def test_the_weight_is_what_its_dequantize_gives(group):
 @pytest.mark.parametrize("kind", ["generic", "rows_unequal", "rows_flat", "rows_extreme", "rows_ties", "nonfinite"])
 @pytest.mark.parametrize("shape", [(4, 19), (1, 1), (3, 2, 7)])
 def test_inputs_have_their_shape_and_are_the_same_each_time(kind, shape):
-    x = float_inputs(shape, len(shape) - 1, kind, 5)
+    x = float_inputs(shape, tuple(range(len(shape) - 1)), kind, 5)
     assert x.shape == shape
     assert x.dtype is torch.float32
-    assert torch.equal(x.nan_to_num(7.0), float_inputs(shape, len(shape) - 1, kind, 5).nan_to_num(7.0))
+    assert torch.equal(x.nan_to_num(7.0), float_inputs(shape, tuple(range(len(shape) - 1)), kind, 5).nan_to_num(7.0))
 
 
 def test_ties_are_ties_of_a_power_of_two():
-    rows = rows_of(float_inputs((7, 40), 1, "rows_ties", 0), 1).double()
-    scale = (rows.amax(1) - rows.amin(1)) / 255
+    rows = float_inputs((7, 40), (0,), "rows_ties", 0).double()
+    low, high = range_of(rows, (0,))
+    scale = (high - low) / 255
     assert bool((torch.frexp(scale)[0] == 0.5).all())
-    assert bool(((rows[:, 2:] / scale[:, None]) % 1 == 0.5).all())
+    assert bool(((rows[:, 2:] / scale) % 1 == 0.5).all())
+
+
+def test_rows_may_run_along_any_axes():
+    pixels = float_inputs((2, 9, 3, 3), (0, 2, 3), "rows_unequal", 0)
+    assert range_of(pixels, (0, 2, 3))[1].shape == (2, 1, 3, 3)
+    sizes = pixels.abs().amax(1).flatten()
+    assert float(sizes.max() / sizes.min()) > 1e4
+    assert float(range_of(pixels, ())[1]) == float(pixels.max())
 
 
 def test_every_other_row_is_finite_where_some_are_not():
-    finite = torch.isfinite(float_inputs((8, 5), 1, "nonfinite", 0)).all(1)
+    finite = torch.isfinite(float_inputs((8, 5), (0,), "nonfinite", 0)).all(1)
     assert finite.tolist() == [False, True] * 4
