@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from quantizer_sdk import Backend
+from quantizer_sdk import Backend, Row, Step
 from quantizer_sdk.conformance.families import row_scenarios
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
 from quantizer_sdk.conformance.models import model_scenarios
@@ -74,7 +74,8 @@ class Selection:
 def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus.
 
-    Beside the families of its rows these are random graphs of their ops, the same in every run, and whole models.
+    Beside the families of its rows, and of the ops that it rewrites as others, these are random graphs of the rows' ops,
+    the same in every run, and whole models.
     """
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
@@ -82,8 +83,10 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     schemes = tuple(backend.schemes())
     without = unanswerable(backend)
     declared = {} if backend.profile is None else backend.profile.unsupported
+    rewrites = getattr(backend.quantizer(), "rewrites", ())
+    rewritten = tuple(Row(rewrite.name, (Step(rewrite.targets),)) for rewrite in rewrites)
     return (
-        *row_scenarios(rows, schemes, without),
+        *row_scenarios((*rows, *rewritten), schemes, without),
         *fuzz_scenarios(rows, schemes, without, unsupported=declared),
         *model_scenarios(rows, schemes),
     )

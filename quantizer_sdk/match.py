@@ -14,7 +14,7 @@ from quantizer_sdk.operands import argument, is_written, tensor_operands
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["Match", "Refusals", "find_matches", "is_constant"]
+__all__ = ["Match", "Refusals", "claims", "find_matches", "is_constant"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -94,6 +94,12 @@ def find_matches(
                     claimed.update(match.nodes)
                     matches.append(match)
     return matches
+
+
+def claims(rows: Iterable[Row], node: Node, configure: Configure) -> bool:
+    """Whether a row of one op would claim a node."""
+    alone = (row for row in rows if len(row.steps) == 1 and node.target in row.steps[0].targets)
+    return any(_match(row, node, configure, set(), Refusals()) is not None for row in alone)
 
 
 def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refusals: Refusals) -> Match | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from quantizer_sdk.profile import Arithmetic, Family, Multiplier, Profile, Rounding, ZeroPointOrder
 
 __all__ = ["PROFILE"]
@@ -15,8 +17,10 @@ PROFILE = Profile(
         Family.SQUARE: Arithmetic(zero_point=ZeroPointOrder.BEFORE),  # x·x runs as a unary kernel
         Family.ADD: Arithmetic(multiplier=Multiplier.FIXED_POINT, rounding=Rounding.HALF_UP),
         Family.MEAN: Arithmetic(multiplier=Multiplier.FOLDED, zero_point=ZeroPointOrder.BEFORE),
+        Family.TABLE: Arithmetic(multiplier=Multiplier.RECIPROCAL),
         Family.CLAMP: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
     },
+    approximations={torch.ops.aten.gelu.default: 4},  # takes 5.22 and above for themselves
     requantization=(2.0**-32, 256.0),
     unsupported={
         "L4.D2/aten.pad/*": "XNNPACK pads in float, between two exact conversions, where no convolution follows",

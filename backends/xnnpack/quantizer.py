@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch.fx import GraphModule
-
 from quantizer_sdk import QuantizationConfig, TableQuantizer
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
-from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_statically
+from quantizer_sdk.backends.xnnpack.rewrites import REWRITES
 from quantizer_sdk.backends.xnnpack.table import ROWS
 
 __all__ = ["XNNPACKQuantizer"]
@@ -20,13 +18,8 @@ class XNNPACKQuantizer(TableQuantizer):
     """
 
     rows = ROWS
+    rewrites = REWRITES
 
     def default_config(self) -> QuantizationConfig:
         """Return per-channel static int8."""
         return get_symmetric_quantization_config(is_per_channel=True)
-
-    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Rewrite ops that only another, exactly equal form has an integer kernel for."""
-        keep_mean_axes(model)
-        reshape_statically(model)
-        return model
