@@ -25,6 +25,8 @@ from quantizer_sdk.profile import Family
 
 __all__ = ["Evaluated", "Traced"]
 
+_BEYOND = 2.0**40
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluated:
@@ -182,14 +184,25 @@ class Traced:
     def table(self, op: Evaluated, ulps: float) -> Traced:
         """Trace an elementwise function that is no rational one, in float64 in the place of exact numbers.
 
-        Float64's own error is 2^-29 of a float32 roundoff, which the allowance for `ulps` contains.
+        Float64's own error is 2^-29 of a float32 roundoff, which the allowance for `ulps` contains. An infinite result
+        stands for any number beyond the range of codes.
 
         Args:
-            op: The function; its slope is at most 2 in magnitude.
+            op: The function. Within its operand's error it is monotone, or has one extremum and no further from it than
+                from the values at both ends.
             ulps: By how many float32 roundoffs the eager float32 kernel may miss it, relative to 1 for results below 1.
+
+        Raises:
+            UnsupportedError: The operand is outside of the function's domain.
         """
-        value = op(self.exact.approximate())
-        error = 2 * self.error + gamma(ulps) * value.abs().clamp(min=1.0)
+        operand = self.exact.approximate()
+        value = op(operand).clamp(-_BEYOND, _BEYOND)
+        if value.isnan().any():
+            raise UnsupportedError("an operand outside of the function's domain; expected one for which it is defined")
+        ends = [(op(operand + sign * self.error).clamp(-_BEYOND, _BEYOND) - value).abs() for sign in (-1, 1)]
+        carried = torch.maximum(*(end.nan_to_num(0.0) for end in ends))
+        error = carried + gamma(ulps) * value.abs().clamp(min=1.0)
+        error = torch.where(value.abs() < _BEYOND, error, 0.0)
         return replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
 
     def softmax(self, op: Evaluated, axis: int) -> Traced:

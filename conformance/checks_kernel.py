@@ -33,7 +33,7 @@ def bit_exact(bench: Bench) -> Finding:
     worst = ""
     for run, codes in zip(bench.runs, bench.kernel_codes, strict=True):
         for site in bench.oracle(run, codes).sites:
-            wanted = emulate(site, profile)
+            wanted = emulate(site, profile, codes[site.node])
             if wanted is None:
                 family = site.value.family.value
                 message = f"profile {profile.name!r} does not say how {site.node} ({family}) rounds"
@@ -105,7 +105,8 @@ def ties(bench: Bench) -> Finding:
     for run, codes in zip(bench.runs, bench.kernel_codes, strict=True):
         for site in bench.oracle(run, codes).sites:
             comparison.add(site.node, codes[site.node], site.requantized, site.kernel_delta)
-            wanted = None if bench.backend.profile is None else emulate(site, bench.backend.profile)
+            profile = bench.backend.profile
+            wanted = None if profile is None else emulate(site, profile, codes[site.node])
             if wanted is not None:
                 tie = site.requantized.half_distance == 0
                 predicted += int(tie.sum())

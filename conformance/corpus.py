@@ -11,7 +11,7 @@ import torch
 from quantizer_sdk.conformance.forms import Form, convs, form_of, linears, matmuls, same_convs, transposed
 from quantizer_sdk.conformance.program import Ref
 
-__all__ = ["CLAMPS", "FORMS", "MOVES", "TABLE_OPS"]
+__all__ = ["CLAMPS", "FORMS", "MOVES", "POSITIVE", "TABLE_OPS"]
 
 aten = torch.ops.aten
 _Overload: TypeAlias = torch._ops.OpOverload
@@ -28,6 +28,7 @@ def _binaries(target: _Overload) -> tuple[Form, ...]:
         form_of("1d", target, ((40,), (40,)), (X, Y)),
         form_of("parameter", target, (image,), (X, P), (3, 1, 1)),
         *alone,
+        form_of("!number", target, (image,), (X, 1.5)),
         form_of("!one_element_side", target, ((5, 7), (1,)), (X, Y)),
         form_of("!off_simd", target, ((67,), (67,)), (X, Y)),
         form_of("!6d", target, ((1, 2, 1, 3, 2, 2),) * 2, (X, Y)),
@@ -99,8 +100,18 @@ TABLE_OPS = (
     aten.abs.default,
     aten.square.default,
     aten.exp.default,
+    aten.sqrt.default,
+    aten.rsqrt.default,
+    aten.ceil.default,
+    aten.floor.default,
+    aten.log.default,
+    aten.sin.default,
+    aten.cos.default,
 )
 """Functions of one number."""
+
+POSITIVE = frozenset({aten.sqrt.default, aten.rsqrt.default, aten.log.default})
+"""Functions of positive numbers."""
 
 CLAMPS = _clamps()
 """The forms of ops that cut numbers at bounds."""
@@ -129,6 +140,9 @@ FORMS: Mapping[_Overload, tuple[Form, ...]] = MappingProxyType(
         },
         **CLAMPS,
         **{target: _unaries(target) for target in TABLE_OPS},
+        aten.div.Tensor: _each(aten.div.Tensor, number=((2, 3, 4, 4), 3.0)),
+        aten.rsub.Scalar: _each(aten.rsub.Scalar, number=((2, 3, 4, 4), 1.5)),
+        aten.pow.Tensor_Scalar: _each(aten.pow.Tensor_Scalar, squared=((2, 3, 4, 4), 2)),
         aten.mean.dim: _each(
             aten.mean.dim,
             m7x7=((2, 5, 7, 7), (2, 3), True),

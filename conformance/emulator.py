@@ -12,17 +12,23 @@ from torch import Tensor
 from quantizer_sdk.conformance.bounds import Traced
 from quantizer_sdk.conformance.exact import Term
 from quantizer_sdk.conformance.oracle import Site
+from quantizer_sdk.conformance.roundoff import UNIT
 from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Profile, Rounding, ZeroPointOrder
 
 __all__ = ["emulate", "fma", "rounded"]
 
+_EVALUATED = frozenset({Multiplier.DIVIDED, Multiplier.RECIPROCAL})
+_BEYOND = 2.0**40
 
-def emulate(site: Site, profile: Profile) -> Tensor | None:
+
+def emulate(site: Site, profile: Profile, found: Tensor | None = None) -> Tensor | None:
     """Return the int64 codes that a kernel of this profile gives at a quantize.
 
     Args:
         site: The quantize, as the oracle saw it on the kernel's own inputs.
         profile: The kernels' arithmetic.
+        found: The codes that a kernel gave: they are returned where they are one of two that the profile leaves open,
+            which it does next to the ties of a function that the kernel approximates.
 
     Returns:
         The codes; None where the profile does not say how this family of kernels rounds, or several ops lie before
@@ -50,12 +56,23 @@ def emulate(site: Site, profile: Profile) -> Tensor | None:
         real = _clamped(value, scale)
     elif family is Family.TABLE and value.op is not None and value.op.target in profile.tables:
         return _tabled(site, profile)
-    elif family in {Family.POOL, Family.TABLE} and arithmetic.multiplier is Multiplier.DIVIDED:
-        real = _evaluated(value, scale)
+    elif family in {Family.POOL, Family.TABLE} and arithmetic.multiplier in _EVALUATED:
+        real = _evaluated(value, scale, arithmetic.multiplier)
     else:
         return None
     if real is None:
         return None
+    codes = _codes(site, family, arithmetic, real)
+    slack = 0 if value.op is None else profile.approximations.get(value.op.target, 0)  # type: ignore[call-overload]
+    if not slack or found is None:
+        return codes
+    ends = [_codes(site, family, arithmetic, real * (1 + sign * slack * UNIT)) for sign in (-1, 1)]
+    return torch.minimum(torch.maximum(found.to(torch.int64), torch.minimum(*ends)), torch.maximum(*ends))
+
+
+def _codes(site: Site, family: Family, arithmetic: Arithmetic, real: Tensor) -> Tensor:
+    """Round a value in units of the output's scale."""
+    target = site.requantized
     if arithmetic.zero_point is ZeroPointOrder.AFTER:
         codes = rounded(real, arithmetic.rounding) + target.zero_point
     elif arithmetic.multiplier in {Multiplier.FUSED, Multiplier.FOLDED}:
@@ -176,12 +193,14 @@ def _tabled(site: Site, profile: Profile) -> Tensor | None:
     return found.to(torch.int64).clamp(target.quant_min, target.quant_max)
 
 
-def _evaluated(value: Traced, scale: Tensor) -> Tensor | None:
-    """The op on dequantized numbers in float32, divided by the output's scale."""
+def _evaluated(value: Traced, scale: Tensor, multiplier: Multiplier) -> Tensor | None:
+    """The op on dequantized numbers in float32, divided by the output's scale or times its reciprocal."""
     lead = _single(value.operands[0])
     if lead is None or value.op is None or value.exact.clamps:
         return None
-    return value.op(value.operands[0].exact.terms[0].values.float() * _float32(lead)) / scale
+    real = value.op(value.operands[0].exact.terms[0].values.float() * _float32(lead))
+    real = real / scale if multiplier is Multiplier.DIVIDED else real * (1 / scale)
+    return real.clamp(-_BEYOND, _BEYOND)  # infinities, too, have a code at an end of the range
 
 
 def _ends(site: Site, family: Family) -> tuple[int, int]:

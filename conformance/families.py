@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from quantizer_sdk import Row
-from quantizer_sdk.conformance.corpus import FORMS, MOVES, TABLE_OPS
+from quantizer_sdk.conformance.corpus import FORMS, MOVES, POSITIVE, TABLE_OPS
 from quantizer_sdk.conformance.followers import FOLLOWERS, behind, subject_of
 from quantizer_sdk.conformance.forms import Form
 from quantizer_sdk.conformance.program import Call, Program, Ref
@@ -35,6 +35,7 @@ EXPORTS = ("strict", "no_grad", "dynamic", "called_twice", "training_export", "a
 
 _NAMESAKES = frozenset({aten.cat.default, aten.concat.default, aten.concatenate.default})
 _FEEDERS = (aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sigmoid.default, aten.hardtanh.default)
+_POSITIVE_FEEDERS = (aten.sigmoid.default, aten.exp.default)
 _GEMMS = ("conv", "linear", "addmm", "mm", "matmul", "bmm")
 
 
@@ -52,11 +53,14 @@ def row_scenarios(
         without: Checks that nothing can answer, such as those of kernels where there is no runner.
     """
     feeder = _feeder(rows)
-    skips = {aten.relu.default, aten.add.Tensor} <= _alone(rows)
+    alone = _alone(rows)
+    skips = {aten.relu.default, aten.add.Tensor} <= alone
     seen: dict[str, Scenario] = {}
     for row in rows:
         for chain, principal in chains_of(row):
             fed_by = feeder if row.share or _mutates(chain[0]) else None
+            if chain[0] in POSITIVE:
+                fed_by = next((target for target in _POSITIVE_FEEDERS if target in alone), None)
             for scenario in _family(chain, fed_by, schemes) if principal else _alias(chain, fed_by, schemes[0]):
                 checks = tuple(c for c in scenario.checks if c not in without and applies(c, scenario))
                 if checks and (skips or scenario.data != "residual"):
@@ -123,11 +127,20 @@ def _program(
 ) -> Program | None:
     """Put the feeder before a form and the rest of the chain behind it; None where the chain does not fit its shape."""
     program: Program | None = form.program if feeder is None else behind(feeder, form.program)
+    if feeder is not None and chain[0] in POSITIVE:
+        program = _far_from_zero(form, feeder)
     for target in chain[1:]:
         if program is None:
             return None
         program = FOLLOWERS[target](program)
     return program
+
+
+def _far_from_zero(form: Form, feeder: torch._ops.OpOverload) -> Program:
+    """Feed a function of positive numbers twice, since it magnifies the roundings of numbers near 0."""
+    (call,) = form.program.calls
+    feeds = (Call(feeder, (Ref("x", 0),)), Call(feeder, (Ref("v", 0),)))
+    return Program(inputs=form.program.inputs, calls=(*feeds, Call(call.target, (Ref("v", 1), *call.args[1:]))))
 
 
 def _rank(target: torch._ops.OpOverload) -> tuple[bool, str]:
@@ -207,8 +220,9 @@ def _sides(base: Scenario) -> Iterator[Scenario]:
         outputs=(last, Ref("v", len(base.program.calls))),
     )
     yield replace(base, data="two_users", program=both, length=base.length + 1, checks=("C4",))
-    if base.targets[0] not in MOVES and base.targets[-1] not in TABLE_OPS:  # a table has no ratio of scales
-        yield replace(base, data="extreme_up", checks=("R1", "K1", "K7"))
+    if base.targets[0] not in MOVES:
+        if _keeps_zero(base.program):
+            yield replace(base, data="extreme_up", checks=("R1", "K1", "K7"))
         yield replace(base, data="extreme_down", checks=("R1", "K1", "K7"))
     yield replace(base, data="nonfinite", checks=("K7",))
     if has_weights(base.targets):
@@ -218,6 +232,13 @@ def _sides(base: Scenario) -> Iterator[Scenario]:
     if any(len(shape) == 4 for shape in base.program.inputs):
         yield replace(base, shape=f"{base.shape}.channels_last", channels_last=True, checks=("R1", "K1", "K5", "D2"))
     yield replace(base, data="dynamic_batch", checks=("K5",))
+
+
+def _keeps_zero(program: Program) -> bool:
+    """Whether inputs around 0 have results around 0: on a very small scale all others are at the ends of the range."""
+    if program.calls[-1].target not in TABLE_OPS:
+        return True
+    return not program.module()(*[torch.zeros(shape) for shape in program.inputs]).any()
 
 
 def _residual(base: Scenario) -> Iterator[Scenario]:

@@ -267,6 +267,17 @@ _TABLES: dict[_Target, float] = {
     aten.elu.default: 8,
     aten.leaky_relu.default: 2,
     aten.leaky_relu_.default: 2,
+    aten.neg.default: 0,
+    aten.abs.default: 0,
+    aten.ceil.default: 0,
+    aten.floor.default: 0,
+    aten.square.default: 1,
+    aten.sqrt.default: 1,
+    aten.rsqrt.default: 4,
+    aten.exp.default: 4,
+    aten.log.default: 4,
+    aten.sin.default: 4,
+    aten.cos.default: 4,
 }
 
 

@@ -12,14 +12,15 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-__all__ = ["conversion_error", "gamma", "grain_of", "is_float32", "is_power", "nearest_float32"]
+__all__ = ["UNIT", "conversion_error", "gamma", "grain_of", "is_float32", "is_power", "nearest_float32"]
 
-_UNIT = 2.0**-24
+UNIT = 2.0**-24
+"""The unit roundoff u."""
 
 
 def gamma(operations: Tensor | float) -> Tensor:
     """Return the relative error bound of so many float32 roundings in a row, as float64."""
-    error = torch.as_tensor(operations, dtype=torch.float64) * _UNIT
+    error = torch.as_tensor(operations, dtype=torch.float64) * UNIT
     return error / (1 - error)
 
 

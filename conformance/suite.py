@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from quantizer_sdk import Backend
+from quantizer_sdk import Backend, Row, Step
 from quantizer_sdk.conformance.families import row_scenarios
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
 from quantizer_sdk.conformance.models import model_scenarios
@@ -76,8 +76,8 @@ class Selection:
 def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus.
 
-    Beside the families of its rows, and those of run-time qparams and narrow weights where it has them, these are
-    random graphs of their ops, the same in every run, and whole models.
+    Beside the families of its rows and of the ops that it rewrites as others, and those of run-time qparams and narrow
+    weights where it has them, these are random graphs of the rows' ops, the same in every run, and whole models.
     """
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
@@ -90,8 +90,10 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     special = scheme_scenarios(rows, others, Claims(backend), without)
     if not plain:
         return special
+    rewrites = getattr(backend.quantizer(), "rewrites", ())
+    rewritten = tuple(Row(rewrite.name, (Step(rewrite.targets),)) for rewrite in rewrites)
     return (
-        *row_scenarios(rows, plain, without),
+        *row_scenarios((*rows, *rewritten), plain, without),
         *special,
         *fuzz_scenarios(rows, plain, without, unsupported=declared),
         *model_scenarios(rows, plain),

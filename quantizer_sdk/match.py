@@ -16,7 +16,7 @@ from quantizer_sdk.provenance import value_of
 from quantizer_sdk.spec import granularity_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["Match", "Refusals", "find_matches", "follow", "is_constant", "operands_fit"]
+__all__ = ["Match", "Refusals", "claims", "find_matches", "follow", "is_constant", "operands_fit"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -99,6 +99,12 @@ def find_matches(
                     claimed.update(match.nodes)
                     matches.append(match)
     return matches
+
+
+def claims(rows: Iterable[Row], node: Node, configure: Configure) -> bool:
+    """Whether a row of one op would claim a node."""
+    alone = (row for row in rows if len(row.steps) == 1 and node.target in row.steps[0].targets)
+    return any(_match(row, node, configure, set(), Refusals()) is not None for row in alone)
 
 
 def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refusals: Refusals) -> Match | None:

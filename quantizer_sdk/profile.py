@@ -62,7 +62,7 @@ class Multiplier(enum.Enum):
     of 21 bits, the larger of two normalised, and shifts the sum; FUSED evaluates rint(fma(a, A, fma(b, B, C))) in
     float32 with C = z - fma(za, A, zb·B), or for a product rint(fma((a - za)·(b - zb), A, z)); FOLDED is the same with
     each product and sum rounded for itself; DIVIDED computes with the dequantized operands in float32 and divides by
-    the output's scale.
+    the output's scale, RECIPROCAL multiplies by the float32 reciprocal of that scale.
     """
 
     FLOAT32 = "float32"
@@ -70,6 +70,7 @@ class Multiplier(enum.Enum):
     FUSED = "fused"
     FOLDED = "folded"
     DIVIDED = "divided"
+    RECIPROCAL = "reciprocal"
 
 
 class ZeroPointOrder(enum.Enum):
@@ -173,6 +174,8 @@ class Profile:
         arithmetic: How each family rounds; a family that is missing is not predicted bit for bit.
         dynamic: How gemms of run-time qparams compute; None where there are none.
         tables: The function of each op that runs as a table of 256 codes.
+        approximations: For ops that a kernel evaluates by an approximation of its own, by how many float32 roundoffs
+            it may miss the function: where that decides a tie, both codes are right.
         requantization: The open interval in which the ratio sx·sw/sy, or sx/sy, must lie.
         relu_at_quant_min: Whether a fused relu is only the lower end of the output's range, so that its zero point must
             be quant_min.
@@ -189,6 +192,7 @@ class Profile:
     arithmetic: Mapping[Family, Arithmetic] = field(default_factory=dict, hash=False)
     dynamic: DynamicArithmetic | None = None
     tables: Mapping[torch._ops.OpOverload, TableFunction] = field(default_factory=dict, hash=False)
+    approximations: Mapping[torch._ops.OpOverload, int] = field(default_factory=dict, hash=False)
     requantization: tuple[float, float] = (0.0, 256.0)
     relu_at_quant_min: bool = False
     unsupported: Mapping[str, str] = field(default_factory=dict, hash=False)

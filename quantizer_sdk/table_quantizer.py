@@ -12,7 +12,8 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.decision import Decision, decision_of, record
 from quantizer_sdk.errors import RuleError
-from quantizer_sdk.match import Match, Refusals, find_matches, is_constant
+from quantizer_sdk.match import Match, Refusals, claims, find_matches, is_constant
+from quantizer_sdk.passes.rewrite_ops import Rewrite, rewrite_ops
 from quantizer_sdk.provenance import op_name
 from quantizer_sdk.quantizer import Quantizer
 from quantizer_sdk.report import is_op
@@ -42,11 +43,16 @@ class UnusedRuleWarning(UserWarning):
 class TableQuantizer(Quantizer):
     """A quantizer described by rows; subclasses set `rows`, and `default_config` for use without any `set_` call.
 
+    `rewrites` are tried before annotation: an op is written otherwise if rows claim all that takes its place, and it
+    stands beside an op that a row claims or at the model's border. Between float ops conversions cost more than it
+    saves.
+
     Rules go by precedence: module name, module type, op type, global. A config of None leaves what the rule covers
     float. As in PT2E, once any rule is set, only ops that a rule covers are quantized.
     """
 
     rows: ClassVar[tuple[Row, ...]] = ()
+    rewrites: ClassVar[tuple[Rewrite, ...]] = ()
     enters_control_flow = True
 
     def __init__(self) -> None:
@@ -103,6 +109,22 @@ class TableQuantizer(Quantizer):
         self._rules.node_filter = node_filter
         return self
 
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """Apply the rewrites whose results rows and rules claim."""
+        if self.rewrites:
+            configure = self._effective_rules().config_of
+
+            def claimed(node: Node) -> bool:
+                return claims(self.rows, node, configure)
+
+            def applies(rewrite: Rewrite, node: Node) -> bool:
+                config, _rule = configure(node)
+                trained = rewrite.inference_only and config is not None and config.is_qat
+                return not trained and (rewrite.moves or _stands_by_claimed(node, claimed))
+
+            rewrite_ops(model, self.rewrites, claimed, applies)
+        return model
+
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate every op that a row and a rule claim, and note for every other one why it stays float."""
         rules = self._effective_rules()
@@ -148,6 +170,14 @@ def _checked(config: QuantizationConfig | None) -> QuantizationConfig | None:
         message = f"a rule takes a QuantizationConfig, or None to leave ops float; got a {type(config).__name__}"
         raise RuleError(message)
     return config
+
+
+def _stands_by_claimed(node: Node, claimed: Callable[[Node], bool]) -> bool:
+    """Whether an op reads or feeds one that is claimed, or the model's inputs or outputs."""
+    operands = [operand for operand in node.all_input_nodes if not is_constant(operand)]
+    if any(user.op == "output" or claimed(user) for user in node.users):
+        return True
+    return any(operand.op == "placeholder" or claimed(operand) for operand in operands)
 
 
 def _annotation_of(node: Node) -> QuantizationAnnotation:

@@ -15,6 +15,7 @@ from quantizer_sdk.spec import granularity_of
 __all__ = [
     "averages_last_two",
     "bias_is_vector",
+    "function_itself",
     "joins_at_most_five",
     "keeps_codes_int8",
     "one_axis_permuted",
@@ -184,6 +185,18 @@ def stride_within_kernel(match: Match) -> str | None:
         return "ceil_mode=True"
     if kernel == (1, 1):
         return "kernel_size 1 pools nothing"
+    return None
+
+
+def function_itself(match: Match) -> str | None:
+    """ExecuTorch reads neither gelu's approximation nor elu's outer factors."""
+    for name, value in (("approximate", "none"), ("scale", 1), ("input_scale", 1)):
+        try:
+            found = match.argument(name)
+        except KeyError:
+            continue
+        if found != value:
+            return f"{name}={found!r}; the kernel computes with {name}={value!r}"
     return None
 
 

@@ -84,11 +84,14 @@ def lower(
         MissingDependencyError: ExecuTorch is not installed.
     """
     with importing():
+        from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+        from executorch.backends.xnnpack.partition.config.generic_node_configs import EluConfig
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
     inputs = tuple(tensor.detach().contiguous() for tensor in example_inputs)
     with quiet():
+        partitioner = XnnpackPartitioner(configs=[*ALL_PARTITIONER_CONFIGS, EluConfig])  # there, but not switched on
         boundary = boundary_of(model)
         if quantize_io and not boundary.quantized:
             message = "quantize_io=True, but the model quantizes none of its inputs and outputs; lower it without"
@@ -108,7 +111,7 @@ def lower(
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
-            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            edge = to_edge_transform_and_lower(exported, partitioner=[partitioner])
         delegation = delegation_of(edge.exported_program().graph_module)
         with _stage("compiling it to an ExecuTorch program"):
             buffer = bytes(edge.to_executorch().buffer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ _BACKEND_ID = "XnnpackBackend"
 _ABSENT = 2**32 - 1  # XNN_INVALID_VALUE_ID: an operand that the node does without, such as a bias
 _FLOATS = frozenset({"fp32", "fp16", "bf16", "pfp32", "invalid"})
 _BIAS = "bias_id"
+# Nodes that compute each number from one other; all were measured.
+_FUNCTIONS = frozenset(
+    {"Abs", "Ceiling", "Clamp", "Cos", "ELU", "Exp", "Floor", "Gelu", "Hardswish", "LeakyReLU", "Log", "Negate"}
+    | {"ReciprocalSquareRoot", "Sigmoid", "Sin", "Square", "SquareRoot", "Tanh"}
+)
 # flatc prints non-finite floats bare, which JSON does not have: the fused activation's limits are such.
 _NON_FINITE = re.compile(rb"(?<=[\s:\[,])-?(?:inf|nan)(?=[\s,\]}])")
 
@@ -27,8 +33,9 @@ def decode_kernels(program: bytes) -> tuple[Kernel, ...]:
     """Decode the XNNPACK nodes of a program.
 
     A node's name is the name of its kind in ExecuTorch's schema without the prefix ("Conv2d", "FullyConnected",
-    "Add", "StaticTranspose", ...), and a data type is XNNPACK's without its prefix: "qint8" (one scale), "qcint8" (a
-    scale per channel), "qdint8" (dynamically quantized), "qcint4", "qbint4", "qint32", "qcint32", "fp32", ....
+    "Add", "StaticTranspose", ...), "Table(Sigmoid)" where the runtime fuses functions of one number between two
+    conversions into one table of 256 codes, and a data type is XNNPACK's without its prefix: "qint8" (one scale),
+    "qcint8" (a scale per channel), "qdint8" (dynamically quantized), "qcint4", "qbint4", "qint32", "qcint32", "fp32".
 
     `Kernel.integer` is false for a dynamically quantized gemm, whose result is float although it multiplies integers:
     there `Kernel.inputs` begins with "qdint8".
@@ -105,17 +112,55 @@ def _kernels(graph: dict[str, Any]) -> Iterator[Kernel]:
     for value in (entry["xvalue_union"] for entry in graph["xvalues"]):
         tensor = value.get("tensor_value", value)
         dtypes[tensor["id_out"]] = tensor["datatype"].removeprefix("xnn_datatype_")
-    for entry in graph["xnodes"]:
-        name = entry["xnode_union_type"].removeprefix("XNN")
-        used = {key: id_ for key, id_ in entry["xnode_union"].items() if key.endswith("_id") and id_ != _ABSENT}
-        results = {key for key in used if key.startswith("output")}
-        deciding = {dtypes[id_] for key, id_ in used.items() if key != _BIAS}
-        conversion = name == "Convert"
-        yield Kernel(
-            name=name,
-            inputs=tuple(dtypes[id_] for key, id_ in used.items() if key not in results),
-            outputs=tuple(dtypes[id_] for key, id_ in used.items() if key in results),
-            integer=not conversion and deciding.isdisjoint(_FLOATS),
-            conversion=conversion,
-            moves=name == "StaticTranspose",
+    nodes = [
+        (
+            entry["xnode_union_type"].removeprefix("XNN"),
+            {key: id_ for key, id_ in entry["xnode_union"].items() if key.endswith("_id") and id_ != _ABSENT},
         )
+        for entry in graph["xnodes"]
+    ]
+    chains = _tables(nodes, dtypes, set(graph["output_ids"]))
+    inner = {place for chain in chains.values() for place in chain}
+    for place, (name, used) in enumerate(nodes):
+        if place in chains:
+            functions = ", ".join(nodes[inside][0] for inside in chains[place][1:])
+            table = f"Table({functions})"
+            yield Kernel(name=table, inputs=("qint8",), outputs=("qint8",), integer=True, conversion=False)
+        elif place not in inner:
+            results = {key for key in used if key.startswith("output")}
+            deciding = {dtypes[id_] for key, id_ in used.items() if key != _BIAS}
+            yield Kernel(
+                name=name,
+                inputs=tuple(dtypes[id_] for key, id_ in used.items() if key not in results),
+                outputs=tuple(dtypes[id_] for key, id_ in used.items() if key in results),
+                integer=name != "Convert" and deciding.isdisjoint(_FLOATS),
+                conversion=name == "Convert",
+                moves=name == "StaticTranspose",
+            )
+
+
+def _tables(
+    nodes: Sequence[tuple[str, dict[str, int]]], dtypes: dict[int, str], outputs: set[int]
+) -> dict[int, list[int]]:
+    """Return what the runtime fuses into tables: for each node that ends such a chain, the nodes before it.
+
+    Measured by time: an int8 to float conversion, functions of one number and a conversion back to int8 become one
+    table where each float value is read by the next node alone and leaves the delegate nowhere.
+    """
+    maker = {used["output_id"]: place for place, (_name, used) in enumerate(nodes) if "output_id" in used}
+    readers = Counter(id_ for _name, used in nodes for key, id_ in used.items() if not key.startswith("output"))
+    found = {}
+    for place, (name, used) in enumerate(nodes):
+        if name != "Convert" or dtypes[used["output_id"]] != "qint8":
+            continue
+        chain: list[int] = []
+        value = used["input_id"]
+        while dtypes[value] == "fp32" and readers[value] == 1 and value not in outputs and value in maker:
+            chain.insert(0, maker[value])
+            kind, operands = nodes[maker[value]]
+            if kind not in _FUNCTIONS:
+                break
+            value = operands["input_id"]
+        if len(chain) > 1 and nodes[chain[0]][0] == "Convert" and dtypes[nodes[chain[0]][1]["input_id"]] == "qint8":
+            found[place] = chain
+    return found

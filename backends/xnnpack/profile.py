@@ -17,9 +17,11 @@ PROFILE = Profile(
         Family.SQUARE: Arithmetic(zero_point=ZeroPointOrder.BEFORE),  # x·x runs as a unary kernel
         Family.ADD: Arithmetic(multiplier=Multiplier.FIXED_POINT, rounding=Rounding.HALF_UP),
         Family.MEAN: Arithmetic(multiplier=Multiplier.FOLDED, zero_point=ZeroPointOrder.BEFORE),
+        Family.TABLE: Arithmetic(multiplier=Multiplier.RECIPROCAL),
         Family.CLAMP: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
     },
     dynamic=DynamicArithmetic(group_scales=torch.bfloat16, pointwise_rows=True),
+    approximations={torch.ops.aten.gelu.default: 4},  # takes 5.22 and above for themselves
     requantization=(2.0**-32, 256.0),
     unsupported={
         "L4.D2/aten.pad/*": "XNNPACK pads in float, between two exact conversions, where no convolution follows",

@@ -63,9 +63,18 @@ def _float_nodes(graph: Any) -> Iterator[str]:
     """Yield the nodes that have a float tensor, biases apart."""
     tensors = [entry["xvalue_union"] for entry in graph["xvalues"]]
     kinds = {tensor["id_out"]: tensor["datatype"] for tensor in (value.get("tensor_value", value) for value in tensors)}
-    for entry in graph["xnodes"]:
-        used = [
-            kinds.get(id_, "") for key, id_ in entry["xnode_union"].items() if key.endswith("_id") and "bias" not in key
-        ]
-        if any(kind.endswith(("_fp32", "_fp16", "_invalid")) for kind in used):
-            yield f"{entry['xnode_union_type']}({', '.join(used)})"
+    nodes = [
+        (
+            entry["xnode_union_type"],
+            [(key, id_) for key, id_ in entry["xnode_union"].items() if key.endswith("_id") and "bias" not in key],
+        )
+        for entry in graph["xnodes"]
+    ]
+    unary = [len(used) == 2 for _name, used in nodes]
+    readers = [id_ for _name, used in nodes for key, id_ in used if not key.startswith("output")]
+    alone = {id_ for id_ in kinds if readers.count(id_) == 1 and id_ not in graph["output_ids"]}
+    for place, (name, used) in enumerate(nodes):
+        found = [kinds.get(id_, "") for _key, id_ in used]
+        floats = {id_ for _key, id_ in used if kinds.get(id_, "").endswith(("_fp32", "_fp16", "_invalid"))}
+        if floats and not (unary[place] and floats <= alone):  # between such nodes the runtime fuses a table
+            yield f"{name}({', '.join(found)})"

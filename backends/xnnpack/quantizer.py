@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 from quantizer_sdk import InvalidAnnotationError, QuantizationConfig, TableQuantizer
 from quantizer_sdk.backend import batch_products, clamp_before_pool
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
-from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_statically
+from quantizer_sdk.backends.xnnpack.rewrites import REWRITES
 from quantizer_sdk.backends.xnnpack.table import ROWS
 
 __all__ = ["XNNPACKQuantizer"]
@@ -21,18 +21,17 @@ class XNNPACKQuantizer(TableQuantizer):
     """
 
     rows = ROWS
+    rewrites = REWRITES
 
     def default_config(self) -> QuantizationConfig:
         """Return per-channel static int8."""
         return get_symmetric_quantization_config(is_per_channel=True)
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Rewrite ops that only another, exactly equal form has an integer kernel for."""
+        """Rewrite ops that only another form has a kernel for: some chains first, then single ops."""
         batch_products(model)
         clamp_before_pool(model)
-        keep_mean_axes(model)
-        reshape_statically(model)
-        return model
+        return super().transform_for_annotation(model)
 
     def validate(self, model: GraphModule) -> None:
         """Refuse annotations that XNNPACK's kernels cannot compute, whoever wrote them.

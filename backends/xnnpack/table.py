@@ -33,6 +33,32 @@ CLAMP = Step(ops(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default
 ADD = Step(ops(aten.add.Tensor, aten.add_.Tensor), (ACT, ACT))
 SUB = Step(ops(aten.sub.Tensor, aten.sub_.Tensor), (ACT, ACT))
 MUL = Step(ops(aten.mul.Tensor, aten.mul_.Tensor), (ACT, ACT))
+TABLE = Step(
+    ops(
+        aten.sigmoid.default,
+        aten.sigmoid_.default,
+        aten.tanh.default,
+        aten.tanh_.default,
+        aten.gelu.default,
+        aten.hardswish.default,
+        aten.hardswish_.default,
+        aten.leaky_relu.default,
+        aten.leaky_relu_.default,
+        aten.elu.default,
+        aten.elu_.default,
+        aten.neg.default,
+        aten.abs.default,
+        aten.square.default,
+        aten.sqrt.default,
+        aten.rsqrt.default,
+        aten.exp.default,
+        aten.log.default,
+        aten.sin.default,
+        aten.cos.default,
+        aten.ceil.default,
+        aten.floor.default,
+    )
+)
 MEAN = Step(ops(aten.mean.dim))
 GLOBAL_POOL = Step(ops(aten.adaptive_avg_pool2d.default))
 MAX_POOL = Step(ops(aten.max_pool2d.default))
@@ -86,6 +112,7 @@ ROWS: tuple[Row, ...] = (
     _own("add", ADD, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("sub", SUB, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("mul", MUL, checks_=(checks.two_real_operands,)),
+    _own("table", TABLE, checks_=(checks.function_itself,)),  # fp32 in the file, fused into 256 codes at load
     _own("mean", MEAN, checks_=(checks.averages_last_two,)),
     _own("global_avg_pool", GLOBAL_POOL, checks_=(checks.pool_is_global,)),
     _own("relu", RELU),
