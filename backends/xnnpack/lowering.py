@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.backend import Delegation, copy_without_guards, strip_boundary
 from quantizer_sdk.backends.xnnpack.own_weights import give_each_call_its_weight
-from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams
+from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams, partition_alone
 from quantizer_sdk.backends.xnnpack.runtime import XNNPACKProgram, importing, quiet
 from quantizer_sdk.errors import LoweringError
 
@@ -58,11 +58,12 @@ def lower(
         else:
             clone = copy_without_guards(model)
         give_each_call_its_weight(clone)
-        ask_for_run_time_qparams(clone)
+        rest = XnnpackPartitioner()
+        partitioners = [partition_alone(rest), rest] if ask_for_run_time_qparams(clone) else [rest]
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
-            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            edge = to_edge_transform_and_lower(exported, partitioner=partitioners)
         delegation = _delegation(edge.exported_program().graph_module)
         with _stage("compiling it to an ExecuTorch program"):
             buffer = bytes(edge.to_executorch().buffer)
