@@ -6,8 +6,8 @@ from quantizers import Apply, by_hand
 from torch import nn
 from torch.nn import functional
 
-from quantizer_sdk import QuantizationSpec, convert_pt2e, prepare_pt2e
-from quantizer_sdk.observers import MinMaxObserver, PerRow, PerToken, PlaceholderObserver
+from quantizer_sdk import QuantizationSpec, convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+from quantizer_sdk.observers import MinMaxObserver, PerAxis, PerBlock, PerRow, PerToken, PlaceholderObserver
 
 X = torch.randn(3, 4, 8) * torch.tensor([1.0, 10, 0.1, 5]).reshape(1, 4, 1)
 WEIGHT = QuantizationSpec(torch.int8, None, -127, 127, torch.per_channel_symmetric, 0)
@@ -168,3 +168,79 @@ def test_new_nodes_carry_provenance(export):
     for node in converted.graph.nodes:
         if node.op == "call_function":
             assert node.meta.get("stack_trace"), node
+
+
+SAMPLES = PerBlock((1, -1, -1, -1))
+IMAGES = torch.randn(3, 4, 6, 5) * torch.tensor([1.0, 30, 0.2]).reshape(3, 1, 1, 1) + 0.5
+
+
+def by_kernel(x, axes):
+    """Quantize as a kernel does that quantizes its operand itself: one division, into the inverse of the scale."""
+    low, high = x.amin(axes, keepdim=True).clamp(max=0), x.amax(axes, keepdim=True).clamp(min=0)
+    inverse = torch.where(low == high, 1.0, torch.tensor(255.0) / (high - low))
+    at_low, at_high = low * inverse, high * inverse
+    zero_point = torch.where((-128 + at_low) + (127 + at_high) > 0, -128 - at_low, 127 - at_high)
+    zero_point = zero_point.clamp(-128, 127).round()
+    return ((x * inverse).round() + zero_point).clamp(-128, 127), 1 / inverse, zero_point
+
+
+@pytest.mark.parametrize(
+    ("granularity", "axes", "grid"),
+    [
+        (SAMPLES, (1, 2, 3), (3, 1, 1, 1)),
+        (PerAxis(0), (1, 2, 3), (3, 1, 1, 1)),
+        (PerBlock((1, -1, 1, 1)), (1,), (3, 1, 6, 5)),
+        (PerRow(2), (2,), (3, 4, 1, 5)),
+    ],
+)
+def test_per_block(export, granularity, axes, grid):
+    spec = dynamic(AFFINE, observer=PlaceholderObserver.with_args(granularity=granularity, eps=0.0))
+    module = nn.Conv2d(4, 2, 3)
+    weight = QuantizationSpec(torch.int8, None, -127, 127, torch.per_channel_symmetric, 0)
+    converted = converted_with(export, module, [IMAGES], {"conv2d": ({"input_1": spec, "weight": weight}, None)})
+    ops = [node for node in converted.graph.nodes if "per_block" in str(node.target)]
+    names = ["choose_qparams_per_block", "quantize_per_block", "dequantize_per_block"]
+    assert [node.target._opname for node in ops] == names
+    x = torch.cat((IMAGES[:2], torch.zeros(1, 4, 6, 5)))
+    scale, zero_point = ops[0].target(x, *ops[0].args[1:])
+    codes = ops[1].target(x, ops[1].args[1], scale, zero_point, *ops[1].args[4:])
+    expected, expected_scale, expected_zero = by_kernel(x, axes)
+    assert tuple(scale.shape) == tuple(zero_point.shape) == grid
+    assert (scale.dtype, zero_point.dtype, codes.dtype) == (torch.float32, torch.int64, torch.int8)
+    assert torch.equal(scale, expected_scale)
+    assert torch.equal(zero_point, expected_zero.long())
+    assert torch.equal(codes.float(), expected)
+
+
+def test_blocks_of_an_open_batch_survive_the_file(export, tmp_path):
+    batch = torch.export.Dim("batch", max=64)
+    spec = dynamic(AFFINE, observer=PlaceholderObserver.with_args(granularity=SAMPLES))
+    weight = QuantizationSpec(torch.int8, None, -127, 127, torch.per_channel_symmetric, 0)
+    module = nn.Conv2d(4, 2, 3)
+    model = export(module, IMAGES, dynamic_shapes=({0: batch},))
+    quantizer = by_hand({"conv2d": ({"input_1": spec, "weight": weight}, None)})
+    converted = convert_pt2e(prepare_pt2e(model, quantizer))
+    program = torch.export.export(converted, (IMAGES,), dynamic_shapes=(({0: batch},),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for size in (1, 2, 64):
+        x = torch.randn(size, 4, 6, 5)
+        assert torch.equal(loaded(x), converted(x))
+        assert (converted(x) - module(x)).abs().max() < 0.1
+
+
+def test_training_rounds_each_block_as_the_converted_model_does(export):
+    spec = dynamic(AFFINE, observer=PlaceholderObserver.with_args(granularity=SAMPLES, eps=0.0))
+    prepared = prepare_qat_pt2e(export(nn.ReLU(), IMAGES), by_hand({"relu": ({"input_1": spec}, None)}))
+    assert torch.equal(prepared(IMAGES), convert_pt2e(prepared)(IMAGES))
+    codes, scale, zero_point = by_kernel(IMAGES, (1, 2, 3))
+    assert torch.equal(prepared(IMAGES), torch.relu((codes - zero_point) * scale))
+
+
+def test_a_smallest_scale_bounds_each_block(export):
+    scale, zero_point = torch.ops.quantizer_sdk.choose_qparams_per_block(
+        IMAGES, [1, -1, -1, -1], -128, 127, 0.5, torch.int8
+    )
+    assert scale.flatten().tolist()[::2] == [0.5, 0.5]
+    assert scale[1] > 0.5
+    assert zero_point.shape == (3, 1, 1, 1)

@@ -26,7 +26,7 @@ from quantizer_sdk.backends.executorch.delegation import delegation_of
 from quantizer_sdk.backends.executorch.importing import importing, quiet
 from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
 from quantizer_sdk.backends.xnnpack.payload import decode_kernels
-from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams
+from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams, partition_alone
 from quantizer_sdk.backends.xnnpack.table import CLAMP, MAX_POOL, RELU, RELU6
 from quantizer_sdk.errors import LoweringError
 
@@ -107,11 +107,11 @@ def lower(
         write_out_addmm(clone)
         detach_run_time_weights(clone)
         give_each_call_its_weight(clone, _REWRITTEN_IN_PLACE)
-        ask_for_run_time_qparams(clone)
+        partitioners = [partition_alone(partitioner), partitioner] if ask_for_run_time_qparams(clone) else [partitioner]
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
-            edge = to_edge_transform_and_lower(exported, partitioner=[partitioner])
+            edge = to_edge_transform_and_lower(exported, partitioner=partitioners)
         delegation = delegation_of(edge.exported_program().graph_module)
         with _stage("compiling it to an ExecuTorch program"):
             buffer = bytes(edge.to_executorch().buffer)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from quantizer_sdk import convert_pt2e, explain, prepare_pt2e
-from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer
+from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, lower
 
 pytest.importorskip("executorch")
 
@@ -46,6 +46,29 @@ class Branches(nn.Module):
 
     def forward(self, x):
         return self.a(x) + self.b(x), self.pointwise(x)
+
+
+class Before(nn.Module):
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.conv = before, nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.conv(x), x - 1.0
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.depthwise, self.pointwise = nn.Conv2d(8, 8, 3, groups=8, padding=1), nn.Conv2d(8, 8, 1)
+        self.up, self.fc = nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Linear(16, 5)
+
+    def forward(self, x):
+        stem = self.norm(self.conv(x)).relu()
+        image = self.up(self.pointwise(self.depthwise(stem).relu()) + stem)
+        return self.fc(image), self.conv(x), image
 
 
 def images(channels):
@@ -145,3 +168,34 @@ def test_an_image_without_a_batch_stays_float(export):
     model = dynamic.quantized(export, nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(1), nn.Linear(42, 4)), x)
     (record,) = [record for record in explain(model).ops if record.node == "conv2d"]
     assert "a weight of rank 4 on rank 3" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("before", "shape"),
+    [
+        (lambda x: x.reshape(5, 3, 4, 4), (5, 48)),
+        (lambda x: x.permute(0, 3, 1, 2), (5, 4, 4, 3)),
+        (lambda x: x[:, 1:4], (5, 6, 4, 4)),
+        (lambda x: x + x.relu(), (5, 3, 4, 4)),
+        (lambda x: torch.cat((x, x.relu(), x), 1)[:, :3], (5, 2, 4, 4)),
+        (lambda x: functional.max_pool2d(x, 2), (5, 3, 8, 8)),
+    ],
+    ids=["reshape", "permute", "slice", "add", "cat", "max_pool"],
+)
+def test_what_stands_before_it_is_not_moved_to_channels_last(export, before, shape):
+    x = torch.randn(shape)
+    model = dynamic.quantized(export, Before(before), x)
+    program, kernels = dynamic.lowered(model, x)
+    assert ("Conv2d", "qdint8", "qcint8", "fp32") in kernels
+    for actual, expected in zip(program.run(x), model(x), strict=True):
+        assert torch.allclose(actual, expected, rtol=0, atol=2e-6)
+
+
+def test_a_net_of_all_kinds(export):
+    x = torch.randn(2, 3, 8, 8)
+    model = dynamic.quantized(export, Net(), x)
+    program = lower(model, (x,))
+    gemms = [(kernel.name, kernel.inputs[0]) for kernel in program.kernels() if "qcint8" in kernel.inputs]
+    assert gemms == [("Conv2d", "qdint8")] * 3 + [("ConvTranspose2d", "qdint8"), ("FullyConnected", "qdint8")]
+    for actual, expected in zip(program.run(x), model(x), strict=True):
+        assert torch.allclose(actual, expected, rtol=0, atol=5e-6)

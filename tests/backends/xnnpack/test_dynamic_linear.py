@@ -1,14 +1,25 @@
 """Linear layers whose activations each run quantizes: kernels, exact numbers, and what is refused by name."""
 
+from dataclasses import replace
+
 import dynamic_kernels as dynamic
 import pytest
 import torch
 from quantizers import Apply
 from torch import nn
 
-from quantizer_sdk import UnsupportedError, convert_pt2e, explain, prepare_pt2e, prepare_qat_pt2e
+from quantizer_sdk import (
+    NothingAnnotatedError,
+    QuantizationConfig,
+    UnsupportedError,
+    convert_pt2e,
+    explain,
+    prepare_pt2e,
+    prepare_qat_pt2e,
+)
 from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, get_symmetric_quantization_config
 from quantizer_sdk.errors import RuleError
+from quantizer_sdk.observers import PerTensor, PlaceholderObserver
 
 pytest.importorskip("executorch")
 
@@ -167,3 +178,46 @@ def test_training_rounds_each_row_by_its_own_range(export):
 def test_configs_without_a_kernel(options, error, words):
     with pytest.raises(error, match=words):
         get_symmetric_quantization_config(**options)
+
+
+def test_specs_that_no_kernel_takes_together_are_refused(export):
+    whole, static = dynamic.config(), dynamic.config(is_dynamic=False)
+    per_tensor = PlaceholderObserver.with_args(granularity=PerTensor())
+    refused = {
+        "integer weights beside a float activation": (None, None, static.weight),
+        "beside a float activation or result": (static.input_activation, None, static.weight),
+        "no spec for a weight": (whole.input_activation, None, None),
+        "its result has a dynamic spec": (whole.input_activation, whole.input_activation, whole.weight),
+        "one scale for the weight": (whole.input_activation, None, get_symmetric_quantization_config().weight),
+        r"has PerTensor\(\); at run time the kernel takes PerToken\(\)": (
+            replace(whole.input_activation, observer_or_fake_quant_ctr=per_tensor),
+            None,
+            whole.weight,
+        ),
+    }
+    for words, specs in refused.items():
+        quantizer = XNNPACKQuantizer().set_global(QuantizationConfig(*specs))
+        with pytest.raises(NothingAnnotatedError, match=words):
+            prepare_pt2e(export(nn.Linear(64, 9), torch.randn(5, 64)), quantizer)
+
+
+def test_addmm(export):
+    module = Apply(lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight), fc=nn.Linear(64, 48))
+    module.fc.bias = nn.Parameter(torch.randn(64))
+    x = torch.randn(5, 48)
+    model = dynamic.quantized(export, module, x)
+    program, kernels = dynamic.lowered(model, x)
+    assert kernels == [FC]
+    state = {key.removeprefix("fc."): value for key, value in model.state_dict().items()}
+    state["weight"] = state["weight"].T
+    assert torch.equal(program.run(x)[0], dynamic.linear(x, state))
+
+
+def test_addmm_before_a_convolution_stays_float(export):
+    module = Apply(
+        lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight).reshape(5, 4, 4, 4), fc=nn.Linear(64, 64)
+    )
+    x = torch.randn(5, 64)
+    model = dynamic.quantized(export, nn.Sequential(module, nn.Conv2d(4, 4, 3)), x)
+    assert "conv2d comes after it" in next(record.reason for record in explain(model).ops if record.node == "addmm")
+    assert torch.allclose(dynamic.lowered(model, x)[0].run(x)[0], model(x), rtol=0, atol=1e-5)

@@ -83,7 +83,7 @@ def test_training(export, group_size):
 @pytest.mark.parametrize(
     ("module", "shape", "options", "words"),
     [
-        (nn.Linear(33, 9), (5, 33), {}, "33 input features; .*multiples of 2, others wrong in silence"),
+        (nn.Linear(33, 9), (5, 33), {}, "33 input features; .*multiples of 2, others wrongly"),
         (nn.Conv2d(4, 8, 1), (1, 4, 5, 5), {}, "only that of linear"),
         (nn.ConvTranspose2d(4, 8, 3), (1, 4, 5, 5), {}, "only that of linear"),
         (
