@@ -92,7 +92,7 @@ def find_matches(
         for target in sorted(row.steps[0].targets, key=str):
             for first in by_target.get(target, ()):
                 match = _match(row, first, configure, claimed, refusals)
-                if match is not None and match.output in constant:
+                if match is not None and not row.share and match.output in constant:
                     refusals.add(first, f"{row.name}: it computes a constant, before run time")
                 elif match is not None:
                     claimed.update(match.nodes)
