@@ -13,9 +13,10 @@ from torch.fx import Graph, Node
 from quantizer_sdk.constants import constant_nodes
 from quantizer_sdk.operands import argument, is_written, tensor_operands
 from quantizer_sdk.provenance import value_of
+from quantizer_sdk.spec import granularity_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["Match", "Refusals", "find_matches", "follow", "is_constant", "operands_fit"]
+__all__ = ["GENERAL_CHECKS", "Match", "Refusals", "find_matches", "follow", "is_constant"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -114,7 +115,7 @@ def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refu
             return None
         configs.append(config)
     match = Match(row, nodes, configs[0])
-    for check in (operands_fit, *row.checks):
+    for check in (*GENERAL_CHECKS, *row.checks):
         reason = check(match)
         if reason is not None:
             refusals.add(first, f"{row.name}: {reason}")
@@ -135,7 +136,7 @@ def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None
     return tuple(nodes)
 
 
-def operands_fit(match: Match) -> str | None:
+def _operands_fit(match: Match) -> str | None:
     """Refuse operands that no spec could be put on."""
     for _node, name, operand, value in match.operands():
         if match.config.spec_of(operand.role) is None:
@@ -148,6 +149,26 @@ def operands_fit(match: Match) -> str | None:
         if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
             return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
     return None
+
+
+def _run_time_fits(match: Match) -> str | None:
+    """Refuse specs of qparams that each run computes where the kernel does not compute them, or not like that."""
+    for _node, name, operand, _value in match.operands():
+        spec = operand.spec(match.config)
+        if spec is None or not getattr(spec, "is_dynamic", False):
+            continue
+        if operand.run_time_granularity is None:
+            return f"operand {name!r} has a dynamic spec; the kernel takes static ones, with is_dynamic=False"
+        accepted, found = operand.run_time_granularity, granularity_of(spec)
+        if found != accepted:
+            return f"operand {name!r} has {found}; at run time the kernel takes {accepted}"
+    if getattr(match.row.output.spec(match.config), "is_dynamic", False):
+        return "its result has a dynamic spec; operands are quantized at run time, and no results"
+    return None
+
+
+GENERAL_CHECKS = (_operands_fit, _run_time_fits)
+"""What is asked of every match, whatever the backend."""
 
 
 def is_constant(node: Node) -> bool:

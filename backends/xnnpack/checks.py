@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk import Match, ProductBiasSpec, QuantizationSpec, Role
-from quantizer_sdk.observers import PerTensor
+from quantizer_sdk.observers import PerAxis, PerGroup, PerTensor
 from quantizer_sdk.spec import granularity_of
 
 __all__ = [
@@ -21,6 +21,9 @@ __all__ = [
     "pads_space",
     "pads_with_zeros",
     "pool_is_global",
+    "quantizes_each_pixel",
+    "read_by_no_convolution",
+    "samples_of_channels",
     "scale_one",
     "slices_by_one",
     "stride_within_kernel",
@@ -39,10 +42,7 @@ def _wrong_codes(match: Match) -> Iterator[str]:
         dtype = getattr(match.config.spec_of(role), "dtype", torch.int8)
         if dtype is not torch.int8:
             yield f"{role.value} is {dtype}; XNNPACK's kernels take torch.int8"
-    if _is_dynamic(match):
-        if (reason := _run_time_kernel(match)) is not None:
-            yield reason
-    elif missing := _missing_specs(match):
+    if not _is_dynamic(match) and (missing := _missing_specs(match)):
         yield f"no spec for {' and '.join(missing)}; the kernel has all its tensors quantized"
     weight, bias = match.config.weight, match.config.bias
     symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
@@ -52,6 +52,12 @@ def _wrong_codes(match: Match) -> Iterator[str]:
         yield f"the weight's ch_axis is {weight.ch_axis}; in a config it is 0, which each op turns into its own axis"
     if bias is not None and not (isinstance(bias, ProductBiasSpec) and bias.keep_float):
         yield "the bias is stored as integers; XNNPACK quantizes a float one itself: ProductBiasSpec(keep_float=True)"
+    for _node, _name, operand, value in match.operands():
+        spec = operand.spec(match.config)
+        if operand.role is Role.WEIGHT and isinstance(spec, QuantizationSpec):
+            reason = _weight_kernel(match, spec, _shape(value))
+            if reason is not None:
+                yield reason
 
 
 def _missing_specs(match: Match) -> list[str]:
@@ -62,24 +68,62 @@ def _missing_specs(match: Match) -> list[str]:
     return [role.value for role in roles if role is not Role.BIAS and match.config.spec_of(role) is None]
 
 
+def _weight_kernel(match: Match, spec: QuantizationSpec, shape: tuple[int, ...]) -> str | None:
+    """Weights have a scale for the tensor or each channel; linear layers also take 4 bits, by groups too."""
+    granularity, dynamic = granularity_of(spec), _is_dynamic(match)
+    group = granularity.group_size if isinstance(granularity, PerGroup) else 0
+    if not isinstance(granularity, (PerTensor, PerAxis, PerGroup)):
+        return f"the weight has {granularity}; kernels take PerTensor(), PerAxis() and PerGroup()"
+    if isinstance(granularity, PerTensor):
+        return (
+            "one scale for the weight; beside activations quantized at run time it takes one a channel"
+            if dynamic
+            else None
+        )
+    four_bits = (spec.quant_min, spec.quant_max) == (-8, 7)
+    if group and not (four_bits and dynamic and group % 32 == 0):
+        return (
+            f"groups of {group} in {spec.quant_min}..{spec.quant_max}; kernels take multiples of 32 in -8..7, dynamic"
+        )
+    if not four_bits:
+        return None
+    if match.nodes[0].target is not torch.ops.aten.linear.default:
+        return "weights of 4 bits, -8..7; of these kernels only that of linear takes them"
+    if shape[1] % (group or 2):
+        return (
+            f"{shape[1]} input features; in 4 bits the kernel reads multiples of {group or 2}, others wrong in silence"
+        )
+    return None
+
+
 def _is_dynamic(match: Match) -> bool:
     return getattr(match.config.input_activation, "is_dynamic", False)
 
 
-def _run_time_kernel(match: Match) -> str | None:
-    """Kernels that quantize their operand themselves have one granularity for it, and a scale for each channel."""
-    if getattr(match.config.output_activation, "is_dynamic", False):
-        return "output_activation is dynamic; XNNPACK quantizes operands at run time, and no results"
-    for _node, name, operand, _value in match.operands():
-        if operand.role is Role.BIAS:
-            continue
-        found = granularity_of(operand.spec(match.config))
-        if operand.role is Role.WEIGHT and found == PerTensor():
-            return "one scale for the weight; beside activations quantized at run time it takes one a channel"
-        if operand.role is Role.ACT and operand.run_time_granularity is None:
-            return "no kernel quantizes its operand at run time; linear, addmm, conv2d and conv_transpose2d have one"
-        if operand.role is Role.ACT and found != operand.run_time_granularity:
-            return f"operand {name!r} has {found}; at run time the kernel takes {operand.run_time_granularity}"
+def quantizes_each_pixel(match: Match) -> str | None:
+    """A convolution that XNNPACK runs as a linear layer on pixels; static activations have one scale either way."""
+    if not _is_dynamic(match):
+        return "its activations are static, for which it is a convolution as any other"
+    numbers = (_pair(match.argument("stride")), match.argument("groups"), _shape(match.argument("weight"))[2:])
+    padding = match.argument("padding")
+    pads = padding not in ("same", "valid") and any(_pair(padding))
+    return "no 1 x 1 convolution of each pixel" if pads or numbers != ((1, 1), 1, (1, 1)) else None
+
+
+def samples_of_channels(match: Match) -> str | None:
+    """Convolutions that quantize each sample: of rank 4, with several input channels a group, padded evenly."""
+    if not _is_dynamic(match):
+        return None
+    weight, groups = _shape(match.argument("weight")), match.argument("groups")
+    transposed = match.nodes[0].target is torch.ops.aten.conv_transpose2d.input
+    if len(weight) != 4 or _rank(match.output) != 4:
+        return f"a weight of rank {len(weight)} on rank {_rank(match.output)}; at run time the kernel quantizes images"
+    if (weight[0] // groups if transposed else weight[1]) == 1:
+        return "one input channel a group; activations quantized at run time have no depthwise kernel"
+    if match.argument("padding") == "same" and any(
+        step * (size - 1) % 2 for step, size in zip(_pair(match.argument("dilation")), weight[2:], strict=True)
+    ):
+        return "padding='same' pads one side more, with an op of its own before the kernel"
     return None
 
 
@@ -105,6 +149,18 @@ def bias_is_vector(match: Match) -> str | None:
     """The bias of addmm has one element an output feature."""
     rank = _rank(match.argument("self"))
     return None if rank in (None, 1) else f"a bias of rank {rank}; the kernel takes one element an output feature"
+
+
+def read_by_no_convolution(match: Match) -> str | None:
+    """ExecuTorch takes a product's operand for an image if a convolution comes anywhere after it."""
+    readers, seen = [match.output] if _is_dynamic(match) else [], set()
+    while readers:
+        node = readers.pop()
+        if "conv" in str(node.target):
+            return f"{node.name} comes after it, for which ExecuTorch quantizes its operand as an image; use linear"
+        readers += [user for user in node.users if user not in seen]
+        seen.update(node.users)
+    return None
 
 
 def two_real_operands(match: Match) -> str | None:
@@ -203,6 +259,11 @@ def one_axis_permuted(match: Match) -> str | None:
 def _rank(node: Any) -> int | None:
     value = node.meta.get("val") if isinstance(node, Node) else None
     return value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:

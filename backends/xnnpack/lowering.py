@@ -26,6 +26,7 @@ from quantizer_sdk.backends.executorch.delegation import delegation_of
 from quantizer_sdk.backends.executorch.importing import importing, quiet
 from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
 from quantizer_sdk.backends.xnnpack.payload import decode_kernels
+from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams
 from quantizer_sdk.backends.xnnpack.table import CLAMP, MAX_POOL, RELU, RELU6
 from quantizer_sdk.errors import LoweringError
 
@@ -103,6 +104,7 @@ def lower(
         write_out_addmm(clone)
         detach_run_time_weights(clone)
         give_each_call_its_weight(clone, _REWRITTEN_IN_PLACE)
+        ask_for_run_time_qparams(clone)
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):

@@ -14,11 +14,16 @@ aten = torch.ops.aten
 
 ROW_ACT = ACT.at_run_time(PerToken())
 SAMPLE_ACT = ACT.at_run_time(PerBlock((1, -1, -1, -1)))
+PIXEL_ACT = ACT.at_run_time(PerBlock((1, -1, 1, 1)))
 
 CONV = Step(
-    ops(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding), (ACT, WEIGHT, BIAS)
+    ops(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding),
+    (SAMPLE_ACT, WEIGHT, BIAS),
 )
-CONV_TRANSPOSE = Step(ops(aten.conv_transpose1d.default, aten.conv_transpose2d.input), (ACT, WEIGHT.on_axis(1), BIAS))
+POINTWISE = Step(ops(aten.conv2d.default, aten.conv2d.padding), (PIXEL_ACT, WEIGHT, BIAS))
+CONV_TRANSPOSE = Step(
+    ops(aten.conv_transpose1d.default, aten.conv_transpose2d.input), (SAMPLE_ACT, WEIGHT.on_axis(1), BIAS)
+)
 CONV_TRANSPOSE_GROUPED = Step(CONV_TRANSPOSE.targets, (ACT, WEIGHT.per_tensor(), BIAS))
 LINEAR = Step(ops(aten.linear.default), (ROW_ACT, WEIGHT, BIAS))
 ADDMM = Step(ops(aten.addmm.default), (BIAS, ROW_ACT, WEIGHT.on_axis(1)))
@@ -69,11 +74,14 @@ def _shared(name: str, step: Step, *extra: Check) -> Row:
 
 ROWS: tuple[Row, ...] = (
     *_gemm("pad_conv", CONV, checks.pads_with_zeros, checks.pads_space, before=(PAD,)),
-    *_gemm("conv", CONV),
-    *_gemm("conv_transpose", CONV_TRANSPOSE, checks.transposed_ungrouped),
+    *_gemm("pointwise_conv", POINTWISE, checks.quantizes_each_pixel, checks.samples_of_channels),
+    *_gemm("conv", CONV, checks.samples_of_channels),
+    *_gemm("conv_transpose", CONV_TRANSPOSE, checks.transposed_ungrouped, checks.samples_of_channels),
     *_gemm("conv_transpose_grouped", CONV_TRANSPOSE_GROUPED),
     *_gemm("linear", LINEAR),
-    _own("addmm", ADDMM, checks_=(checks.scale_one, checks.bias_is_vector)),  # with relu fused, it fails to load
+    _own(
+        "addmm", ADDMM, checks_=(checks.scale_one, checks.bias_is_vector, checks.read_by_no_convolution)
+    ),  # with relu fused, it fails to load
     _own("add_relu", ADD, RELU, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("add", ADD, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("sub", SUB, checks_=(checks.scale_one, checks.two_real_operands)),

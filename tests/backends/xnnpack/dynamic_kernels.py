@@ -48,3 +48,21 @@ def linear(x, state):
     operand, scale = codes(x, -1)
     accumulator = operand.double() @ state["weight"].double().T
     return scaled(accumulator, scale, state["weight_scale"], state.get("bias", torch.zeros(())))
+
+
+def convolution(x, state, function, axes=(1, 2, 3), weight_axis=0, **arguments):
+    """A convolution with a scale for each sample, or for each pixel with `axes` 1, to the bit."""
+    operand, scale = codes(x, axes)
+    accumulator = function(operand.double(), state["weight"].double(), **arguments)
+    weight_scale = state["weight_scale"].reshape(1, -1, 1, 1)
+    return scaled(accumulator, scale, weight_scale, state.get("bias", torch.zeros(1)).reshape(1, -1, 1, 1))
+
+
+def linear_of_groups(x, state, size):
+    """A linear layer with a scale for each group of its weight, to the bit: sums of groups, a product, then a sum."""
+    operand, scale = codes(x, -1)
+    groups, weights = operand.double().split(size, -1), state["weight"].double().split(size, 1)
+    total = torch.zeros(*x.shape[:-1], len(state["weight"]))
+    for group, weight, weight_scale in zip(groups, weights, state["weight_scale"].T, strict=True):
+        total += (group @ weight.T).to(torch.float32) * weight_scale
+    return total * scale + state.get("bias", torch.zeros(()))
