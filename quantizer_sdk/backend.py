@@ -12,7 +12,7 @@ from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
 from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, copy_without_guards, strip_boundary
 from quantizer_sdk.passes.batched_products import batch_products
-from quantizer_sdk.passes.clamp_before_pool import clamp_before_pool
+from quantizer_sdk.passes.clamp_forms import arrange_clamps
 from quantizer_sdk.passes.float_products import detach_run_time_weights, write_out_addmm
 from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.passes.quantize_padding import quantize_padding
@@ -39,11 +39,11 @@ __all__ = [
     "RatioLimit",
     "Runner",
     "Variant",
+    "arrange_clamps",
     "backend_names",
     "batch_products",
     "boundary_of",
     "captured_stderr",
-    "clamp_before_pool",
     "copy_without_guards",
     "detach_run_time_weights",
     "excessive_requantization",

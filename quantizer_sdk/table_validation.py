@@ -14,7 +14,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.foreign import annotation_of
-from quantizer_sdk.match import Match, follow, is_constant, operands_fit
+from quantizer_sdk.match import GENERAL_CHECKS, Match, follow, is_constant
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe, op_name
 from quantizer_sdk.spec import (
@@ -65,10 +65,21 @@ def table_violations(model: GraphModule, rows: Iterable[Row]) -> list[str]:
         match = next((match for match, reasons in refused.items() if not reasons), candidates[0])
         seen.update(match.nodes)
         if refused[match]:
-            alike = (other for other in candidates if other.nodes == match.nodes)
-            words = (f"as {other.row.name}: {'; '.join(refused[other])}" for other in alike)
-            found.append(f"{describe(node)} {', '.join(words)}")
+            alike = [other for other in candidates if other.nodes == match.nodes]
+            found.append(f"{describe(node)} {_words(alike, refused)}")
     return found
+
+
+def _words(matches: list[Match], refused: dict[Match, list[str]]) -> str:
+    """Say what each row has against the same nodes, every reason once."""
+    told: set[str] = set()
+    words = []
+    for match in matches:
+        fresh = [reason for reason in refused[match] if reason not in told]
+        told.update(fresh)
+        if fresh:
+            words.append(f"as {match.row.name}: {'; '.join(fresh)}")
+    return ", ".join(words)
 
 
 class _Judge:
@@ -107,7 +118,7 @@ class _Judge:
             yield from self._unshared(match)
         for config in self._configs(match):
             judged = dataclasses.replace(match, config=config)
-            for check in (operands_fit, *match.row.checks):
+            for check in (*GENERAL_CHECKS, *match.row.checks):
                 reason = check(judged)
                 if reason is not None:
                     yield reason

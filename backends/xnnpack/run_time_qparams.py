@@ -10,9 +10,8 @@ import operator
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
-
 from quantizer_sdk.backends.xnnpack.runtime import importing
+from torch.fx import GraphModule, Node
 
 __all__ = ["ask_for_run_time_qparams", "partition_alone"]
 

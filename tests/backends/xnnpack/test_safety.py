@@ -1,0 +1,561 @@
+"""What XNNPACK or ExecuTorch would crash on or compute wrongly: refused, rewritten or left float, and right.
+
+Each model is quantized, lowered, loaded and run on the real runtime; its numbers are those of the q/dq graph.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from quantizer_sdk import (
+    FixedQParamsQuantizationSpec,
+    InvalidAnnotationError,
+    LoweringError,
+    NothingAnnotatedError,
+    ProductBiasSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizerError,
+    SharedQuantizationSpec,
+    calibrate,
+    convert_pt2e,
+    explain,
+    prepare_pt2e,
+)
+from quantizer_sdk.backend import strip_boundary
+from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, get_symmetric_quantization_config, lower
+
+CONFIG = get_symmetric_quantization_config(is_per_channel=True)
+ACT, WEIGHT = CONFIG.input_activation, CONFIG.weight
+IMAGE = (2, 4, 8, 8)
+
+
+class Run(nn.Module):
+    """A function of itself and its inputs, with tensors and modules by name."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                self.add_module(name, part)
+            else:
+                self.register_buffer(name, torch.randn(part, generator=torch.Generator().manual_seed(len(name))))
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def quantized(export, module, *inputs, quantizer=None):
+    prepared = prepare_pt2e(export(module, *inputs), quantizer or XNNPACKQuantizer())
+    calibrate(prepared, [inputs])
+    return convert_pt2e(prepared)
+
+
+def run_on_codes(model, *inputs, step=1):
+    """Run a converted model on random codes where it takes codes, and hold it to the graph; return the program.
+
+    Codes are `step` apart at most, and in no more than one of a hundred places; floats equal to a few roundoffs.
+    """
+    program = lower(model, inputs, integer_io=True)
+    stripped, examples = strip_boundary(model, inputs)
+    generator = torch.Generator().manual_seed(7)
+    codes = [
+        torch.randint(-128, 128, example.shape, dtype=torch.int8, generator=generator)
+        if example.dtype is torch.int8
+        else example
+        for example in examples
+    ]
+    found, expected = program.run(*codes), stripped(*codes)
+    expected = (expected,) if isinstance(expected, torch.Tensor) else tuple(expected)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert len(other.unique()) > 1  # results that are all the same prove nothing
+        if one.dtype is torch.int8:
+            apart = (one.int() - other.int()).abs()
+            assert apart.max() <= step
+            assert (apart > 0).sum() <= max(1, apart.numel() // 100)
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    return program
+
+
+LEFT_FLOAT = {
+    "linear_of_activations": (
+        lambda _, a, b: F.linear(a.relu(), b.relu()),
+        {},
+        ((3, 4), (5, 4)),
+        "operand 'weight' is computed at run time",
+    ),
+    "matmul_of_activations": (lambda _, a, b: a.relu() @ b.relu(), {}, ((3, 4), (4, 5)), "aten.matmul.default"),
+    "bmm_of_activations": (
+        lambda _, a, b: torch.bmm(a.relu(), b.relu()),
+        {},
+        ((2, 3, 4), (2, 4, 5)),
+        "aten.bmm.default",
+    ),
+    "addmm_of_activations": (
+        lambda m, a, b: torch.addmm(m.bias, a.relu(), b.relu()),
+        {"bias": (5,)},
+        ((3, 4), (4, 5)),
+        "operand 'mat2' is computed at run time",
+    ),
+    "conv_of_activations": (
+        lambda _, a, b: F.conv2d(a.relu(), b.relu()),
+        {},
+        (IMAGE, (4, 4, 3, 3)),
+        "operand 'weight' is computed at run time",
+    ),
+    "conv_of_a_product": (
+        lambda m, x: F.conv2d(x.relu(), m.k * m.factor + m.k),
+        {"k": (4, 4, 3, 3), "factor": (4, 1, 1, 1)},
+        (IMAGE,),
+        "operand 'weight' is computed at run time",
+    ),
+    "weight_norm": (
+        lambda m, x: m.linear(x.relu()),
+        {"linear": nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))},
+        ((5, 4),),
+        "operand 'weight' is computed at run time",
+    ),
+    "addmm_alpha": (
+        lambda m, x: torch.addmm(m.bias, x.relu(), m.w, alpha=2),
+        {"bias": (5,), "w": (4, 5)},
+        ((3, 4),),
+        "alpha=2; the kernel computes with alpha=1",
+    ),
+    "addmm_beta": (
+        lambda m, x: torch.addmm(m.bias, x.relu(), m.w, beta=0.5),
+        {"bias": (5,), "w": (4, 5)},
+        ((3, 4),),
+        "beta=0.5; the kernel computes with beta=1",
+    ),
+    "max_pool_ceil": (lambda _, x: F.max_pool2d(x.relu(), 3, ceil_mode=True), {}, (IMAGE,), "ceil_mode=True"),
+    "max_pool_stride": (lambda _, x: F.max_pool2d(x.relu(), 2, stride=3), {}, (IMAGE,), "exceeds kernel_size"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_FLOAT)
+def test_what_has_no_kernel_stays_float_with_its_reason_and_is_right(name, export):
+    function, parts, shapes, reason = LEFT_FLOAT[name]
+    inputs = [rand(*shape, seed=index) for index, shape in enumerate(shapes)]
+    model = quantized(export, Run(function, **parts), *inputs)
+    reasons = [op.reason for op in explain(model).float_ops()]
+    assert any(reason in found for found in reasons), reasons
+    run_on_codes(model, *inputs)
+
+
+@pytest.mark.parametrize("factors", [{"alpha": 2}, {"beta": 3}, {"alpha": 0.5, "beta": 0}], ids=str)
+def test_a_float_addmm_keeps_its_factors(factors, export):
+    module = Run(lambda m, x: torch.addmm(m.bias, x, m.w, **factors), bias=(5,), w=(4, 5))
+    x = rand(3, 4)
+    (found,) = lower(export(module, x), (x,)).run(x)
+    torch.testing.assert_close(found, module(x))
+
+
+def test_conv3d_is_named_and_runs_nowhere(export):
+    module = Run(lambda m, x: m.linear(m.conv(x).flatten(1)), conv=nn.Conv3d(2, 3, 3), linear=nn.Linear(81, 4))
+    x = rand(1, 2, 5, 5, 5)
+    model = quantized(export, module, x)
+    (left,) = explain(model).float_ops()
+    assert (left.op, left.reason) == ("aten.conv3d.default", "no row for aten.conv3d.default")
+    with pytest.raises(LoweringError, match="aten::convolution"):
+        lower(model, (x,)).run(x)
+
+
+def gemm(channels=4, **options):
+    torch.manual_seed(1)
+    return nn.Conv2d(channels, 4, 3, **options)
+
+
+RIGHT = {
+    "conv_clamp": (lambda m, x: m.conv(x).clamp(-0.5, 0.5), {"conv": gemm()}, (IMAGE,)),
+    "conv_clamp_from_above": (lambda m, x: m.conv(x).clamp(max=0.2), {"conv": gemm()}, (IMAGE,)),
+    "conv_relu_clamp": (lambda m, x: m.conv(x).relu().clamp(max=0.2), {"conv": gemm()}, (IMAGE,)),
+    "conv_clamp_and_more": (lambda m, x: m.conv(x).clamp(max=0.1) + m.conv(x), {"conv": gemm()}, (IMAGE,)),
+    "transposed_clamp": (lambda m, x: m.conv(x).clamp(max=0.2), {"conv": nn.ConvTranspose2d(4, 4, 3)}, (IMAGE,)),
+    "addmm_relu": (lambda m, x: torch.addmm(m.bias, x, m.w).relu(), {"bias": (5,), "w": (8, 5)}, ((30, 8),)),
+    "max_pool_relu": (lambda _, x: F.max_pool2d(x, 2).relu(), {}, (IMAGE,)),
+    "max_pool_clamp": (lambda _, x: F.max_pool2d(x, 2).clamp(-0.2, 0.7), {}, (IMAGE,)),
+    "conv_max_pool_relu": (lambda m, x: F.max_pool2d(m.conv(x), 2).relu(), {"conv": gemm()}, (IMAGE,)),
+    "conv_two_pools_relu6": (
+        lambda m, x: F.relu6(F.max_pool2d(F.max_pool2d(m.conv(x), 2), 2, 1)),
+        {"conv": gemm()},
+        (IMAGE,),
+    ),
+    "max_pool_read_twice": (lambda _, x: [y := F.max_pool2d(x, 2), y.relu() + y][1], {}, (IMAGE,)),
+    "max_pool_dilated": (lambda _, x: F.max_pool2d(x.relu(), 2, dilation=2), {}, (IMAGE,)),
+    "max_pool_padded": (lambda _, x: F.max_pool2d(x.relu(), 3, stride=1, padding=1), {}, (IMAGE,)),
+    "avg_pool_ceil": (lambda _, x: F.avg_pool2d(x.relu(), 3, ceil_mode=True), {}, (IMAGE,)),
+    "avg_pool_padded": (lambda _, x: F.avg_pool2d(x.relu(), 2, padding=1), {}, (IMAGE,)),
+    "avg_pool_pad_not_counted": (
+        lambda _, x: F.avg_pool2d(x.relu(), 2, padding=1, count_include_pad=False),
+        {},
+        (IMAGE,),
+    ),
+    "cat_of_two_ranges": (lambda _, a, b: torch.cat([a.relu(), (b * b).relu()], 1), {}, (IMAGE, IMAGE)),
+    "slice": (lambda _, x: x.relu()[:, 1:3], {}, (IMAGE,)),
+    "pad_end": (lambda _, x: F.pad(x.relu(), (1, 2, 0, 1)), {}, (IMAGE,)),
+    "pad_erf": (lambda _, x: torch.erf(F.pad(x.relu(), (1, 1, 1, 1))), {}, (IMAGE,)),
+    "conv_pad_erf": (lambda m, x: torch.erf(F.pad(m.conv(x).relu(), (1, 1))), {"conv": gemm()}, (IMAGE,)),
+    "pad_of_ones": (lambda _, x: torch.erf(F.pad(x.relu(), (1, 1), value=1.0)), {}, (IMAGE,)),
+    "linear_of_a_constant": (
+        lambda m, x: m.linear(m.k).relu() + x,
+        {"linear": nn.Linear(4, 4), "k": (2, 4)},
+        ((2, 4),),
+    ),
+    "grouped_conv": (lambda m, x: m.conv(x), {"conv": gemm(groups=2)}, (IMAGE,)),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_a_compiler_or_runtime_would_get_wrong_is_right(name, export):
+    function, parts, shapes = RIGHT[name]
+    inputs = [rand(*shape, seed=index) for index, shape in enumerate(shapes)]
+    run_on_codes(quantized(export, Run(function, **parts), *inputs), *inputs)
+
+
+def test_a_weight_shared_with_an_embedding_stays_that_of_both(export):
+    table = nn.Embedding(7, 4)
+    module = Run(lambda m, index: F.linear(m.table(index), m.table.weight), table=table)
+    indices = torch.tensor([[1, 2, 3], [0, 6, 5]])
+    model = quantized(export, module, indices)
+    program = run_on_codes(model, indices)
+    assert "FullyConnected" in {kernel.name for kernel in program.kernels() if kernel.integer}
+    assert program.delegation().non_delegated == ("aten.embedding.default",)
+
+
+def test_a_layer_with_a_bias_called_twice_rounds_it_for_each_call(export):
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)
+    with torch.no_grad():
+        layer.bias.fill_(0.37)
+    x = rand(64, 6)
+    model = quantized(export, Run(lambda m, x: (m.layer(x), m.layer(x * 40)), layer=layer), x)
+    biases = {name: value for name, value in model.state_dict().items() if "bias" in name}
+    assert len(biases) == 2
+    run_on_codes(model, x)
+
+
+def test_padding_before_an_op_excluded_by_a_rule(export):
+    module = Run(lambda m, x: m.second(F.pad(m.first(x), (1, 1, 1, 1))), first=gemm(), second=gemm())
+    x = rand(*IMAGE)
+    alone = XNNPACKQuantizer().set_module_name("first", CONFIG)  # the pad itself has no rule
+    without = XNNPACKQuantizer().set_global(CONFIG).set_module_name("second", None)
+    for quantizer in (alone, without):
+        model = quantized(export, module, x, quantizer=quantizer)
+        (found,) = lower(model, (x,)).run(x)
+        torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_in_training_mode_is_named(export):
+    module = nn.Sequential(gemm(), nn.BatchNorm2d(4))
+    x = rand(*IMAGE)
+    exported = torch.export.export(module.train(), (x,)).module()
+    report = explain(exported, XNNPACKQuantizer())
+    (reason,) = (op.reason for op in report.float_ops() if "batch_norm" in op.op)
+    assert "exported in training mode" in reason
+
+
+def replaced(**fields):
+    return dataclasses.replace(CONFIG, **fields)
+
+
+REFUSED_CONFIGS = {
+    "uint8": (
+        replaced(input_activation=QuantizationSpec(torch.uint8), output_activation=QuantizationSpec(torch.uint8)),
+        "input_activation is torch.uint8; XNNPACK's kernels take torch.int8; output_activation is torch.uint8",
+    ),
+    "int16": (replaced(input_activation=QuantizationSpec(torch.int16)), "input_activation is torch.int16"),
+    "uint8_weight": (
+        replaced(weight=QuantizationSpec(torch.uint8, qscheme=torch.per_tensor_affine)),
+        "weight is torch.uint8; XNNPACK's kernels take torch.int8; the weight's qscheme is torch.per_tensor_affine",
+    ),
+    "affine_weight": (
+        replaced(weight=dataclasses.replace(WEIGHT, qscheme=torch.per_channel_affine)),
+        "XNNPACK drops the zero point of an affine weight",
+    ),
+    "channel_axis": (replaced(weight=dataclasses.replace(WEIGHT, ch_axis=1)), "the weight's ch_axis is 1"),
+    "float_result": (replaced(output_activation=None), "no spec for output_activation"),
+    "float_weight": (replaced(weight=None, bias=None), "no spec for weight"),
+    "float_operand": (replaced(input_activation=None, bias=None), "no spec for input_activation"),
+    "integer_bias": (replaced(bias=ProductBiasSpec()), "the bias is stored as integers"),
+    "dynamic_per_tensor": (
+        dataclasses.replace(
+            CONFIG,
+            input_activation=QuantizationSpec(torch.int8, qscheme=torch.per_tensor_affine, is_dynamic=True),
+            output_activation=None,
+            weight=get_symmetric_quantization_config(is_per_channel=False).weight,
+            bias=None,
+        ),
+        "one scale for the weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_CONFIGS)
+def test_a_config_that_no_kernel_has_leaves_the_layer_float_with_its_reason(name, export):
+    config, reason = REFUSED_CONFIGS[name]
+    module = Run(lambda m, x: m.layer(x.relu()), layer=nn.Linear(6, 5))
+    x = rand(3, 6)
+    quantizer = XNNPACKQuantizer().set_global(CONFIG).set_module_name("layer", config)
+    model = quantized(export, module, x, quantizer=quantizer)
+    (left,) = explain(model).float_ops()
+    assert reason in left.reason
+    run_on_codes(model, x)
+    with pytest.raises(NothingAnnotatedError, match="linear"):
+        prepare_pt2e(export(nn.Linear(6, 5), x), XNNPACKQuantizer().set_global(config))
+
+
+def test_dynamic_weights_of_one_scale_are_refused_where_the_config_is_made():
+    with pytest.raises(QuantizerError, match="is_per_channel"):
+        get_symmetric_quantization_config(is_dynamic=True)
+
+
+def test_4_bits_in_rows_of_odd_length_are_refused(export):
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True, bits=4)
+    x = rand(3, 7)
+    report = explain(export(nn.Linear(7, 5), x), XNNPACKQuantizer().set_global(config))
+    (left,) = report.float_ops()
+    assert "7 input features" in left.reason
+
+
+def fixed(scale):
+    return FixedQParamsQuantizationSpec(torch.int8, scale, 0, -128, 127, torch.per_tensor_affine)
+
+
+def with_scales(scale_in, scale_out, operation):
+    config = replaced(input_activation=fixed(scale_in), output_activation=fixed(scale_out))
+    return XNNPACKQuantizer().set_operator_type(operation, config)
+
+
+TOO_FAR = {
+    "linear": (Run(lambda m, x: m.layer(x), layer=nn.Linear(6, 5)), torch.ops.aten.linear.default, 1e5),
+    "conv": (Run(lambda m, x: m.layer(x[:, :, None, None]), layer=nn.Conv2d(6, 5, 1)), torch.ops.aten.conv2d, 1e5),
+    "add": (Run(lambda m, x: x + m.k, k=(6,)), torch.ops.aten.add.Tensor, 2.0**20),
+    "sub": (Run(lambda m, x: x - m.k, k=(6,)), torch.ops.aten.sub.Tensor, 2.0**20),
+    "mul": (Run(lambda m, x: x * m.k, k=(6,)), torch.ops.aten.mul.Tensor, 2.0**20),
+}
+
+
+@pytest.mark.parametrize("name", TOO_FAR)
+def test_a_result_of_too_small_a_scale_is_refused_by_name(name, export):
+    module, operation, ratio = TOO_FAR[name]
+    x = rand(3, 6)
+    model = quantized(export, module, x, quantizer=with_scales(1.0, 1 / ratio, operation))
+    with pytest.raises(LoweringError, match=rf"{name}.* is requantized by .*the kernel takes ratios below"):
+        lower(model, (x,))
+
+
+@pytest.mark.parametrize("name", TOO_FAR)
+@pytest.mark.parametrize("ratio", [2.0**-31, 2.0**-12, 200.0], ids=["2^-31", "2^-12", "200"])
+def test_results_of_scales_that_kernels_take_are_right(name, ratio, export):
+    module, operation, _ = TOO_FAR[name]
+    x = rand(3, 6)
+    small = 0.01 if name in {"linear", "conv", "mul"} else 1.0  # the other operand's scale counts too
+    model = quantized(export, module, x, quantizer=with_scales(1.0, small / ratio, operation))
+    program = lower(model, (x,), integer_io=True)
+    stripped, _ = strip_boundary(model, (x,))
+    codes = torch.arange(-9, 9, dtype=torch.int8).reshape(3, 6) * 14
+    (found,), expected = program.run(codes), stripped(codes)
+    assert (found.int() - (expected if isinstance(expected, torch.Tensor) else expected[0]).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 1e-4])
+def test_tiny_weights_keep_their_precision(deviation, export):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32)
+    with torch.no_grad():
+        layer.weight.normal_(0, deviation)
+        layer.bias.zero_()
+    x = rand(256, 64)
+    model = quantized(export, layer, x)
+    (found,) = lower(model, (x,)).run(x)
+    expected = layer(x)
+    assert 10 * torch.log10(expected.square().mean() / (found - expected).square().mean()) > 36
+
+
+class ByHand(XNNPACKQuantizer):
+    """Annotates by a function of a node, as a user may."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def annotate(self, model):
+        for node in model.graph.nodes:
+            annotation = self.function(node) if node.op == "call_function" else None
+            if annotation is not None:
+                node.meta["quantization_annotation"] = annotation
+        return model
+
+
+def layer_with(act=ACT, weight=WEIGHT, out=ACT, bias=None):
+    def annotate(node):
+        if not any(name in node.name for name in ("conv", "linear")):
+            return None
+        specs = {node.args[0]: act, node.args[1]: weight}
+        if bias is not None:
+            specs[node.args[2]] = bias
+        return QuantizationAnnotation(specs, out, _annotated=True)
+
+    return annotate
+
+
+def conv_and(name, inner=None):
+    def annotate(node):
+        if "conv" in node.name:
+            return QuantizationAnnotation({node.args[0]: ACT, node.args[1]: WEIGHT}, inner, _annotated=True)
+        return QuantizationAnnotation({}, ACT, _annotated=True) if name in node.name else None
+
+    return annotate
+
+
+def moving(name, shared):
+    def annotate(node):
+        if name not in node.name:
+            return None
+        first, *others = node.all_input_nodes
+        tied = SharedQuantizationSpec((first, node)) if shared else ACT
+        return QuantizationAnnotation({first: ACT, **dict.fromkeys(others, tied)}, tied)
+
+    return annotate
+
+
+def transposed(**options):
+    return Run(lambda m, x: m.conv(x), conv=nn.ConvTranspose2d(4, 4, 3, **options))
+
+
+CONV = Run(lambda m, x: m.conv(x), conv=nn.Conv2d(4, 4, 3))
+BY_HAND = {
+    "conv3d": (layer_with(), nn.Conv3d(4, 4, 3), ((1, 4, 5, 5, 5),), "no row of the table is for aten.conv3d.default"),
+    "affine": (
+        layer_with(weight=dataclasses.replace(WEIGHT, qscheme=torch.per_channel_affine)),
+        CONV,
+        (IMAGE,),
+        "XNNPACK drops the zero point of an affine weight",
+    ),
+    "uint8": (layer_with(act=QuantizationSpec(torch.uint8)), CONV, (IMAGE,), "input_activation is torch.uint8"),
+    "int16": (layer_with(out=QuantizationSpec(torch.int16)), CONV, (IMAGE,), "output_activation is torch.int16"),
+    "axis": (layer_with(weight=dataclasses.replace(WEIGHT, ch_axis=1)), CONV, (IMAGE,), "the weight's ch_axis is 1"),
+    "transposed_axis": (
+        layer_with(),
+        transposed(),
+        (IMAGE,),
+        r"has PerAxis\(axis=0\); the kernel takes PerAxis\(axis=1\)",
+    ),
+    "transposed_groups": (
+        layer_with(weight=dataclasses.replace(WEIGHT, ch_axis=1)),
+        transposed(groups=2),
+        (IMAGE,),
+        r"as conv_transpose: groups=2.*as conv_transpose_grouped: .*the kernel takes PerTensor\(\)",
+    ),
+    "float_result": (layer_with(out=None), CONV, (IMAGE,), "no spec for output_activation"),
+    "integer_bias": (layer_with(bias=QuantizationSpec(torch.int32)), CONV, (IMAGE,), "bias is stored as integers"),
+    "run_time_weight": (
+        layer_with(weight=get_symmetric_quantization_config().weight),
+        Run(lambda _, a, b: F.linear(a, b)),
+        ((2, 3), (4, 3)),
+        "operand 'weight' is computed at run time",
+    ),
+    "cat": (
+        moving("cat", shared=False),
+        Run(lambda _, a, b: torch.cat([a, b])),
+        (IMAGE, IMAGE),
+        "qparams of their own",
+    ),
+    "slice": (moving("slice", shared=False), Run(lambda _, a: a[:, 1:]), (IMAGE,), "qparams of their own"),
+    "max_pool": (
+        moving("max_pool", shared=False),
+        Run(lambda _, a: F.max_pool2d(a, 2)),
+        (IMAGE,),
+        "qparams of their own",
+    ),
+    "inner_result_read_twice": (
+        conv_and("relu"),
+        Run(lambda m, x: [y := m.conv(x), y.relu() + y][1], conv=nn.Conv2d(4, 4, 3)),
+        (IMAGE,),
+        "2 annotated ops.*no spec for output_activation.*no spec for input_activation",
+    ),
+    "dynamic_per_tensor": (
+        layer_with(act=QuantizationSpec(torch.int8, qscheme=torch.per_tensor_affine, is_dynamic=True), out=None),
+        Run(lambda m, x: m.linear(x), linear=nn.Linear(4, 3)),
+        ((5, 4),),
+        r"has PerTensor\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_validate_refuses_what_annotations_by_hand_ask_for(name, export):
+    function, module, shapes, reason = BY_HAND[name]
+    with pytest.raises(InvalidAnnotationError, match=reason):
+        prepare_pt2e(export(module, *(rand(*shape) for shape in shapes)), ByHand(function))
+
+
+ACCEPTED = {
+    "conv": (layer_with(), CONV, (IMAGE,)),
+    "conv_relu": (conv_and("relu"), Run(lambda m, x: m.conv(x).relu(), conv=nn.Conv2d(4, 4, 3)), (IMAGE,)),
+    "transposed": (layer_with(weight=dataclasses.replace(WEIGHT, ch_axis=1)), transposed(), (IMAGE,)),
+    "cat": (moving("cat", shared=True), Run(lambda _, a, b: torch.cat([a, b])), (IMAGE, IMAGE)),
+    "slice": (moving("slice", shared=True), Run(lambda _, a: a[:, 1:]), (IMAGE,)),
+    "max_pool": (moving("max_pool", shared=True), Run(lambda _, a: F.max_pool2d(a, 2)), (IMAGE,)),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_validate_accepts_what_kernels_compute(name, export):
+    function, module, shapes = ACCEPTED[name]
+    inputs = [rand(*shape, seed=index) for index, shape in enumerate(shapes)]
+    run_on_codes(quantized(export, module, *inputs, quantizer=ByHand(function)), *inputs)
+
+
+def test_validate_states_all_violations_with_the_users_lines(export):
+    module = Run(lambda m, x: m.second(m.first(x)), first=nn.Conv2d(4, 4, 3), second=nn.Conv2d(4, 4, 3))
+    odd = dataclasses.replace(WEIGHT, qscheme=torch.per_channel_affine, ch_axis=1)
+    with pytest.raises(InvalidAnnotationError) as caught:
+        prepare_pt2e(export(module, rand(*IMAGE)), ByHand(layer_with(act=QuantizationSpec(torch.uint8), weight=odd)))
+    message = str(caught.value)
+    assert "2 annotated ops" in message
+    for words in (
+        "input_activation is torch.uint8",
+        "zero point of an affine weight",
+        "ch_axis is 1",
+        "test_safety.py:",
+    ):
+        assert message.count(words) == 2, message
+
+
+def test_an_embedding_that_another_quantizer_annotates_is_none_of_xnnpacks_business(export):
+    def annotate(node):
+        return QuantizationAnnotation({node.args[0]: WEIGHT}, None) if "embedding" in node.name else None
+
+    prepare_pt2e(export(nn.Embedding(9, 4), torch.tensor([1, 2])), ByHand(annotate))
+
+
+def test_a_clamp_that_requantizes_behind_a_max_pool_is_refused_in_graphs_of_others():
+    import torch.ao.quantization.fx._decomposed
+
+    ops = torch.ops.quantized_decomposed
+
+    def rounded(x, scale):
+        limits = (scale, 0, -128, 127, torch.int8)
+        return ops.dequantize_per_tensor.default(ops.quantize_per_tensor.default(x, *limits), *limits)
+
+    def build(scale):
+        module = Run(lambda _, x: rounded(F.max_pool2d(rounded(x, 0.03), 2), 0.03))
+        return Run(lambda m, x: rounded(m.pool(x).relu(), scale), pool=module)
+
+    x = rand(*IMAGE)
+    same, other = (torch.export.export(build(scale), (x,)).module() for scale in (0.03, 0.02))
+    run_on_codes(same, x)
+    with pytest.raises(LoweringError, match=r"relu.*changes the qparams behind max_pool2d"):
+        lower(other, (x,))
