@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
 from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, copy_without_guards, strip_boundary
+from quantizer_sdk.passes.batched_products import batch_products
 from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.passes.quantize_padding import quantize_padding
 from quantizer_sdk.profile import Profile
@@ -37,6 +38,7 @@ __all__ = [
     "Runner",
     "Variant",
     "backend_names",
+    "batch_products",
     "boundary_of",
     "captured_stderr",
     "copy_without_guards",
