@@ -14,6 +14,7 @@ from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, cop
 from quantizer_sdk.passes.batched_products import batch_products
 from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.passes.quantize_padding import quantize_padding
+from quantizer_sdk.passes.selects_as_slices import selects_as_slices
 from quantizer_sdk.profile import Profile
 from quantizer_sdk.provenance import source_line
 from quantizer_sdk.quiet_logs import quiet_logs
@@ -47,6 +48,7 @@ __all__ = [
     "give_each_call_its_weight",
     "quantize_padding",
     "quiet_logs",
+    "selects_as_slices",
     "source_line",
     "strip_boundary",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.fx import GraphModule
 
 from quantizer_sdk import InvalidAnnotationError, QuantizationConfig, TableQuantizer
-from quantizer_sdk.backend import batch_products
+from quantizer_sdk.backend import batch_products, selects_as_slices
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
 from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_statically
 from quantizer_sdk.backends.xnnpack.table import ROWS
@@ -29,6 +29,7 @@ class XNNPACKQuantizer(TableQuantizer):
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrite ops that only another, exactly equal form has an integer kernel for."""
         batch_products(model)
+        selects_as_slices(model)
         keep_mean_axes(model)
         reshape_statically(model)
         return model
