@@ -16,6 +16,7 @@ from quantizer_sdk.passes.clamp_forms import arrange_clamps
 from quantizer_sdk.passes.float_products import detach_run_time_weights, write_out_addmm
 from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.passes.quantize_padding import quantize_padding
+from quantizer_sdk.passes.selects_as_slices import selects_as_slices
 from quantizer_sdk.profile import Profile
 from quantizer_sdk.provenance import source_line
 from quantizer_sdk.quiet_logs import quiet_logs
@@ -52,6 +53,7 @@ __all__ = [
     "quantize_padding",
     "quiet_logs",
     "requantizing_clamps",
+    "selects_as_slices",
     "source_line",
     "strip_boundary",
     "write_out_addmm",

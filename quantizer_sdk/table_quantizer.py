@@ -258,13 +258,15 @@ def _follow_fixed(model: GraphModule) -> None:
 
 
 def _touches_quantized(node: Node) -> bool:
+    """Whether an op takes codes, or makes what a calibrated quantize reads; one with run-time qparams reads floats."""
     for operand in node.all_input_nodes:
         annotation = operand.meta.get(ANNOTATION_KEY)
         if annotation is not None and annotation.output_qspec is not None:
             return True
     for user in node.users:
         annotation = user.meta.get(ANNOTATION_KEY)
-        if annotation is not None and annotation.input_qspec_map.get(node) is not None:
+        spec = None if annotation is None else annotation.input_qspec_map.get(node)
+        if spec is not None and not getattr(spec, "is_dynamic", False):
             return True
     return False
 

@@ -1,5 +1,6 @@
 """What a table claims, and what it says of all it left float."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -29,6 +30,7 @@ from quantizer_sdk import (
     ops,
     prepare_pt2e,
 )
+from quantizer_sdk.granularity import PerToken
 from quantizer_sdk.observers import PerChannelMinMaxObserver
 from quantizer_sdk.table import product_of_scales
 
@@ -278,6 +280,20 @@ def test_a_moving_op_among_float_ones_is_left_float(export):
     model = export(Apply(lambda self, x: torch.sin(functional.max_pool2d(x.sin(), 2))), IMAGE)
     assert states(model, table())["max_pool2d"] == "float"
     assert "neither its operands nor its users are quantized" in reason(model, table(), "max_pool2d")
+
+
+def test_a_moving_op_before_run_time_quantization_is_left_float(export):
+    # Codes of calibrated qparams would only be made floats again for it to look at.
+    model = export(nn.Sequential(nn.MaxPool2d(2), nn.Linear(4, 2)), IMAGE)
+    dynamic = QuantizationConfig(dataclasses.replace(INT8, is_dynamic=True), None, WEIGHT8)
+    by_row = Step(LINEAR.targets, (ACT.at_run_time(PerToken()), WEIGHT, BIAS))
+
+    class ByRow(SmallTable):
+        rows = (Row("linear", (by_row,)), *SmallTable.rows[3:])
+
+    quantizer = ByRow().set_global(CONFIG).set_operator_type(aten.linear.default, dynamic)
+    assert states(model, quantizer) == {"max_pool2d": "float", "linear": "quantized"}
+    assert "neither its operands nor its users are quantized" in reason(model, quantizer, "max_pool2d")
 
 
 def test_a_moving_op_whose_config_has_no_activation_spec_is_left_float(export):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.fx import GraphModule
 
 from quantizer_sdk import InvalidAnnotationError, QuantizationConfig, TableQuantizer
-from quantizer_sdk.backend import arrange_clamps, batch_products
+from quantizer_sdk.backend import arrange_clamps, batch_products, selects_as_slices
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
 from quantizer_sdk.backends.xnnpack.rewrites import REWRITES
 from quantizer_sdk.backends.xnnpack.table import ROWS
@@ -31,6 +31,7 @@ class XNNPACKQuantizer(TableQuantizer):
         """Rewrite ops that only another form has a kernel for: some chains first, then single ops."""
         batch_products(model)
         arrange_clamps(model)
+        selects_as_slices(model)
         return super().transform_for_annotation(model)
 
     def validate(self, model: GraphModule) -> None:
