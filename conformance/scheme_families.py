@@ -42,7 +42,7 @@ _ANOTHER_NAME = ("generic", "rows_ties", "rows_unequal")
 
 _USUAL = ("C1", "C2", "R1", "K1", "D2")
 _EDGE = ("R1", "K1", "K5", "D2")
-_FUSED = ("C1", "C4", "R1", "K1", "D2")
+_FUSED = ("C1", "C4", "R1", "K1", "K2", "D2")
 _MOST_EDGES = 3
 _NARROW: dict[str, tuple[str, ...]] = {
     "generic": ("C1", "C2", "R1", "R2", "R6", "K1", "K2", "D1", "D2"),
