@@ -74,8 +74,8 @@ class Selection:
 def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus.
 
-    Beside the families of its rows, and of the ops that it rewrites as others, these are random graphs of the rows' ops,
-    the same in every run, and whole models.
+    Beside the families of its rows, and of ops that it rewrites, these are random graphs of the rows' ops, the same in
+    every run, and whole models.
     """
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
