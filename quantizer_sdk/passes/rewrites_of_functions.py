@@ -37,12 +37,12 @@ def _silu(replacement: Replacement, node: Node) -> Node:
 
 
 def _hardsigmoid(replacement: Replacement, node: Node) -> Node:
-    """Clamp first: the range of each further step is then known, however far the operand reaches."""
+    """Add first: clamped to [-3, 3], on 255 steps, every operand of the addition would lead to a tie."""
     operand = argument(node, "self")
-    clamped = replacement.call(_ATEN.hardtanh.default, operand, -3.0, 3.0)
     three, sixth = (replacement.constant(torch.tensor([number]), operand) for number in (3.0, 1 / 6))
-    shifted = replacement.call(_ATEN.add.Tensor, clamped, three)
-    return replacement.call(_ATEN.mul.Tensor, shifted, sixth)
+    shifted = replacement.call(_ATEN.add.Tensor, operand, three)
+    clamped = replacement.call(_ATEN.hardtanh.default, shifted, 0.0, 6.0)
+    return replacement.call(_ATEN.mul.Tensor, clamped, sixth)
 
 
 def _square(replacement: Replacement, node: Node) -> Node | None:
@@ -109,7 +109,7 @@ SILU = Rewrite(name="silu", targets=frozenset({_ATEN.silu.default, _ATEN.silu_.d
 HARDSIGMOID = Rewrite(
     name="hardsigmoid", targets=frozenset({_ATEN.hardsigmoid.default, _ATEN.hardsigmoid_.default}), build=_hardsigmoid
 )
-"""(clamp(x, -3, 3) + 3)·(1/6), within 4 float32 roundoffs of 1."""
+"""clamp(x + 3, 0, 6)·(1/6), within 4 float32 roundoffs of 1."""
 
 POWER = Rewrite(name="power", targets=frozenset({_ATEN.pow.Tensor_Scalar}), build=_square)
 """pow(x, 2) as square(x), exactly."""
