@@ -28,10 +28,10 @@ class XNNPACKQuantizer(TableQuantizer):
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrite ops that only another, exactly equal form has an integer kernel for."""
-        batch_products(model)
-        selects_as_slices(model)
         keep_mean_axes(model)
         reshape_statically(model)
+        batch_products(model)  # after the rest: what scales attention is float like the products around it
+        selects_as_slices(model)
         return model
 
     def validate(self, model: GraphModule) -> None:
