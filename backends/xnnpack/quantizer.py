@@ -28,11 +28,12 @@ class XNNPACKQuantizer(TableQuantizer):
         return get_symmetric_quantization_config(is_per_channel=True)
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Rewrite ops that only another form has a kernel for: some chains first, then single ops."""
-        batch_products(model)
+        """Rewrite ops that only another form has a kernel for: some chains around the table's own rewrites of ops."""
         arrange_clamps(model)
+        model = super().transform_for_annotation(model)
+        batch_products(model)  # after the rest: what scales attention is float like the products around it
         selects_as_slices(model)
-        return super().transform_for_annotation(model)
+        return model
 
     def validate(self, model: GraphModule) -> None:
         """Refuse annotations that XNNPACK's kernels cannot compute, whoever wrote them.
