@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from quantizer_sdk.conformance.choices import Choices
-from quantizer_sdk.conformance.corpus import FORMS, MOVES
+from quantizer_sdk.conformance.corpus import FORMS, MOVES, POSITIVE
 from quantizer_sdk.conformance.draft import Draft
 from quantizer_sdk.conformance.program import Ref
 
@@ -65,8 +65,11 @@ def _may_read(draft: Draft, target: _Overload, operand: Ref) -> bool:
     """Whether an op may stand on a value whatever its shape.
 
     An op that moves codes needs some to move, so it follows a call. One that writes over its operand takes a result
-    that nothing else reads and that is no view. A clamp behind a clamp may leave nothing but one value.
+    that nothing else reads and that is no view. A clamp behind a clamp may leave nothing but one value. Functions of
+    positive numbers, and exp, are for operands of known range: elsewhere they give NaN, or infinity.
     """
+    if target in POSITIVE or target is aten.exp.default:
+        return False
     maker = draft.target_of(operand)
     if target._schema.is_mutable and (maker is None or maker in MOVES or operand not in draft.unread()):
         return False
