@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from quantizer_sdk.conformance.choices import Choices
-from quantizer_sdk.conformance.corpus import FORMS, MOVES
+from quantizer_sdk.conformance.corpus import FORMS, MOVES, POSITIVE
 from quantizer_sdk.conformance.draft import Draft
 from quantizer_sdk.conformance.program import Ref
 
@@ -65,14 +65,15 @@ def _may_read(draft: Draft, target: _Overload, operand: Ref) -> bool:
     """Whether an op may stand on a value whatever its shape.
 
     An op that moves codes needs some to move, so it follows a call. One that writes over its operand takes a result
-    that nothing else reads and that is no view. A clamp behind a clamp may leave nothing but one value.
+    that nothing else reads and that is no view. A clamp behind a clamp may leave nothing but one value. Functions of
+    positive numbers, and exp, give NaN or infinity on operands of unknown range.
     """
+    if target in POSITIVE or target is aten.exp.default:
+        return False
     maker = draft.target_of(operand)
     if target._schema.is_mutable and (maker is None or maker in MOVES or operand not in draft.unread()):
         return False
-    if _is_clamp(target) and maker is not None and _is_clamp(maker):
-        return False
-    return maker is not None or target not in MOVES
+    return target not in MOVES if maker is None else not (_is_clamp(target) and _is_clamp(maker))
 
 
 def _is_clamp(target: _Overload) -> bool:
