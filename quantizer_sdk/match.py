@@ -16,7 +16,7 @@ from quantizer_sdk.provenance import value_of
 from quantizer_sdk.spec import granularity_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["GENERAL_CHECKS", "Match", "Refusals", "find_matches", "follow", "is_constant"]
+__all__ = ["Match", "Refusals", "find_matches", "follow", "is_constant", "operands_fit"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -115,7 +115,7 @@ def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refu
             return None
         configs.append(config)
     match = Match(row, nodes, configs[0])
-    for check in (*GENERAL_CHECKS, *row.checks):
+    for check in (operands_fit, *row.checks):
         reason = check(match)
         if reason is not None:
             refusals.add(first, f"{row.name}: {reason}")
@@ -136,8 +136,8 @@ def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None
     return tuple(nodes)
 
 
-def _operands_fit(match: Match) -> str | None:
-    """Refuse operands that no spec could be put on."""
+def operands_fit(match: Match) -> str | None:
+    """Refuse operands that no spec could be put on, or not the one that they get."""
     for _node, name, operand, value in match.operands():
         if match.config.spec_of(operand.role) is None:
             continue
@@ -148,7 +148,7 @@ def _operands_fit(match: Match) -> str | None:
             return f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
         if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
             return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
-    return None
+    return _run_time_fits(match)
 
 
 def _run_time_fits(match: Match) -> str | None:
@@ -165,10 +165,6 @@ def _run_time_fits(match: Match) -> str | None:
     if getattr(match.row.output.spec(match.config), "is_dynamic", False):
         return "its result has a dynamic spec; operands are quantized at run time, and no results"
     return None
-
-
-GENERAL_CHECKS = (_operands_fit, _run_time_fits)
-"""What is asked of every match, whatever the backend."""
 
 
 def is_constant(node: Node) -> bool:

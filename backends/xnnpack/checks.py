@@ -42,7 +42,7 @@ def _wrong_codes(match: Match) -> Iterator[str]:
         dtype = getattr(match.config.spec_of(role), "dtype", torch.int8)
         if dtype is not torch.int8:
             yield f"{role.value} is {dtype}; XNNPACK's kernels take torch.int8"
-    if not _is_dynamic(match) and (missing := _missing_specs(match)):
+    if missing := _missing_specs(match):
         yield f"no spec for {' and '.join(missing)}; the kernel has all its tensors quantized"
     weight, bias = match.config.weight, match.config.bias
     symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
@@ -54,17 +54,18 @@ def _wrong_codes(match: Match) -> Iterator[str]:
         yield "the bias is stored as integers; XNNPACK quantizes a float one itself: ProductBiasSpec(keep_float=True)"
     for _node, _name, operand, value in match.operands():
         spec = operand.spec(match.config)
-        if operand.role is Role.WEIGHT and isinstance(spec, QuantizationSpec):
-            reason = _weight_kernel(match, spec, _shape(value))
-            if reason is not None:
-                yield reason
+        if operand.role is not Role.WEIGHT or not isinstance(spec, QuantizationSpec):
+            continue
+        if (reason := _weight_kernel(match, spec, _shape(value))) is not None:
+            yield reason
 
 
 def _missing_specs(match: Match) -> list[str]:
     """A kernel that finds one of its tensors float computes in float, or fails to be built."""
     if match.row.share:
         return []
-    roles = dict.fromkeys((*(operand.role for _node, _name, operand, _value in match.operands()), Role.OUT))
+    result = () if _is_dynamic(match) else (Role.OUT,)
+    roles = dict.fromkeys((*(operand.role for _node, _name, operand, _value in match.operands()), *result))
     return [role.value for role in roles if role is not Role.BIAS and match.config.spec_of(role) is None]
 
 
@@ -153,7 +154,8 @@ def bias_is_vector(match: Match) -> str | None:
 
 def read_by_no_convolution(match: Match) -> str | None:
     """ExecuTorch takes a product's operand for an image if a convolution comes anywhere after it."""
-    readers, seen = [match.output] if _is_dynamic(match) else [], set()
+    readers = [match.output] if _is_dynamic(match) else []
+    seen: set[Node] = set()
     while readers:
         node = readers.pop()
         if "conv" in str(node.target):

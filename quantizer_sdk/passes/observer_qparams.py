@@ -81,7 +81,8 @@ class QParamsMaker:
 
     def dynamic(self, observer: Any, tensor: Node) -> QParams:
         """Return qparams that each run computes from its own data."""
-        granularity, block = granularity_of_observer(observer), ()
+        granularity = granularity_of_observer(observer)
+        block: tuple[int, ...] = ()
         layout = Layout.PER_TENSOR_NODES
         if granularity in (PerToken(), PerRow(-1)):
             layout = Layout.PER_TOKEN
