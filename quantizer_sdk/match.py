@@ -16,7 +16,7 @@ from quantizer_sdk.provenance import value_of
 from quantizer_sdk.spec import granularity_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["GENERAL_CHECKS", "Match", "Refusals", "claims", "find_matches", "follow", "is_constant"]
+__all__ = ["Match", "Refusals", "claims", "find_matches", "follow", "is_constant", "operands_fit"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -121,7 +121,7 @@ def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refu
             return None
         configs.append(config)
     match = Match(row, nodes, configs[0])
-    for check in (*GENERAL_CHECKS, *row.checks):
+    for check in (operands_fit, *row.checks):
         reason = check(match)
         if reason is not None:
             refusals.add(first, f"{row.name}: {reason}")
@@ -142,8 +142,8 @@ def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None
     return tuple(nodes)
 
 
-def _operands_fit(match: Match) -> str | None:
-    """Refuse operands that no spec could be put on."""
+def operands_fit(match: Match) -> str | None:
+    """Refuse operands that no spec could be put on, or not the one that they get."""
     for _node, name, operand, value in match.operands():
         if match.config.spec_of(operand.role) is None:
             continue
@@ -171,10 +171,6 @@ def _run_time_fits(match: Match) -> str | None:
     if getattr(match.row.output.spec(match.config), "is_dynamic", False):
         return "its result has a dynamic spec; operands are quantized at run time, and no results"
     return None
-
-
-GENERAL_CHECKS = (_operands_fit, _run_time_fits)
-"""What is asked of every match, whatever the backend."""
 
 
 def is_constant(node: Node) -> bool:

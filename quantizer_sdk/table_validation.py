@@ -14,7 +14,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.foreign import annotation_of
-from quantizer_sdk.match import GENERAL_CHECKS, Match, follow, is_constant
+from quantizer_sdk.match import Match, follow, is_constant, operands_fit
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe, op_name
 from quantizer_sdk.spec import (
@@ -118,7 +118,7 @@ class _Judge:
             yield from self._unshared(match)
         for config in self._configs(match):
             judged = dataclasses.replace(match, config=config)
-            for check in (*GENERAL_CHECKS, *match.row.checks):
+            for check in (operands_fit, *match.row.checks):
                 reason = check(judged)
                 if reason is not None:
                     yield reason

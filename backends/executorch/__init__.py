@@ -1,3 +1,3 @@
-"""What ExecuTorch has in common for all its delegates: guarded imports, programs on its runtime, what was delegated."""
+"""ExecuTorch around its delegates: guarded imports, programs on its runtime, what was delegated, its own quantizer."""
 
 __all__: list[str] = []

@@ -9,10 +9,10 @@ from typing import Any
 
 from quantizer_sdk import Backend, QuantizationConfig
 from quantizer_sdk.backend import Runner
-from quantizer_sdk.backends.xnnpack import public_run
+from quantizer_sdk.backends.executorch import public_run
+from quantizer_sdk.backends.executorch.peer import quantize_with_peer
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
 from quantizer_sdk.backends.xnnpack.lowering import lower
-from quantizer_sdk.backends.xnnpack.peer import quantize_with_peer
 from quantizer_sdk.backends.xnnpack.profile import PROFILE
 from quantizer_sdk.backends.xnnpack.quantizer import XNNPACKQuantizer
 
