@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quantizer_sdk.conformance.program import ProgramModule, Ref
 
-__all__ = ["DEFICIT_DB", "Closeness", "baseline_codes"]
+__all__ = ["DEFICIT_DB", "Closeness", "baseline_codes", "plain_dynamic"]
 
 DEFICIT_DB = 3.0
 """By how much a quantizer may be noisier than the plain one."""
@@ -70,27 +70,52 @@ class Closeness:
         return 10 * math.log10(self.signal / noise) if self.signal else -200.0
 
 
-def baseline_codes(module: ProgramModule, batches: Sequence[Sequence[Tensor]], batch: Sequence[Tensor]) -> list[Tensor]:
+def baseline_codes(
+    module: ProgramModule, batches: Sequence[Sequence[Tensor]], batch: Sequence[Tensor], weight_bits: int = 8
+) -> list[Tensor]:
     """Return the module's results on a batch with inputs, weights and last results rounded to 8 bits.
 
     Args:
         module: The float module.
         batches: What ranges are taken of.
         batch: What to run on.
+        weight_bits: To how many bits weights are rounded instead.
     """
     with torch.no_grad():
         ranges = [_joined([one[place] for one in batches]) for place in range(len(batch))]
         rounded = [_rounded(tensor, *ends) for tensor, ends in zip(batch, ranges, strict=True)]
         plain = module.program
         parameters = [getattr(module, f"p{place}") for place in range(len(plain.parameters))]
-        biases = {ref.index for call in plain.calls for ref in _biases(call.target, call.args)}
-        weights = [p if place in biases else _rounded(p, p.min(), p.max()) for place, p in enumerate(parameters)]
-        results = plain._run([tensor.clone() for tensor in rounded], weights, {})
+        results = plain._run([tensor.clone() for tensor in rounded], _plain_weights(module, weight_bits), {})
         wanted = [plain._run([tensor.clone() for tensor in one], parameters, {}) for one in batches]
         outputs = []
         for place, result in enumerate(results):
             outputs.append(_rounded(result, *_joined([one[place] for one in wanted])))
     return outputs
+
+
+def plain_dynamic(module: ProgramModule, x: Tensor, own: int, weight_bits: int) -> Tensor:
+    """Return the module's result on an input of which each row is rounded to 8 bits over its own range.
+
+    Args:
+        module: The float module, of one input.
+        x: The input.
+        own: How many of its first axes have a range for each index.
+        weight_bits: To how many bits weights are rounded, min-max, one scale a tensor.
+    """
+    rows = x.reshape(x.shape[:own].numel(), -1)
+    rounded = _rounded(rows, rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)).reshape(x.shape)
+    with torch.no_grad():
+        return module.program._run([rounded], _plain_weights(module, weight_bits), {})[0]
+
+
+def _plain_weights(module: ProgramModule, bits: int) -> list[Tensor]:
+    """Return a module's parameters, all but biases rounded."""
+    program = module.program
+    parameters = [getattr(module, f"p{place}").detach() for place in range(len(program.parameters))]
+    biases = {ref.index for call in program.calls for ref in _biases(call.target, call.args)}
+    steps = 2**bits - 1
+    return [p if place in biases else _rounded(p, p.min(), p.max(), steps) for place, p in enumerate(parameters)]
 
 
 def _biases(target: torch._ops.OpOverload, args: Sequence[object]) -> list[Ref]:
@@ -107,9 +132,9 @@ def _joined(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.stack([t.min() for t in tensors]).min(), torch.stack([t.max() for t in tensors]).max()
 
 
-def _rounded(tensor: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Round to 256 codes over [low, high] and 0."""
+def _rounded(tensor: Tensor, low: Tensor, high: Tensor, steps: int = 255) -> Tensor:
+    """Round to the ends of so many steps over [low, high] and 0."""
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-    scale = ((high - low) / 255).clamp(min=1e-12)
+    scale = ((high - low) / steps).clamp(min=1e-12)
     zero = torch.round(-low / scale)
-    return (torch.clamp(torch.round(tensor / scale) + zero, 0, 255) - zero) * scale
+    return (torch.clamp(torch.round(tensor / scale) + zero, 0, steps) - zero) * scale

@@ -14,6 +14,7 @@ from quantizer_sdk.conformance.corpus import MOVES
 from quantizer_sdk.conformance.finding import Finding, failed, passed, short
 from quantizer_sdk.conformance.kernels import Kernel, QParams, attribute, is_dequantize, is_quantize
 from quantizer_sdk.conformance.outcome import Status
+from quantizer_sdk.conformance.scheme import Scheme
 
 __all__ = ["claimed_is_quantized", "fusion_is_sound", "legal", "refusal", "shared_qparams_agree"]
 
@@ -27,13 +28,17 @@ def refusal(bench: Bench) -> str | None:
     """Return why the quantizer left the subject float by a check of its own, if it did.
 
     In a random graph an op may also stand where no row begins with it, as an activation behind a value that has other
-    readers: it is left float for want of a row, and says so.
+    readers: it is left float for want of a row, and says so. So may any op without a weight where activations are
+    quantized at run time: only gemms have kernels for that.
     """
     rows = {row.name for row in getattr(bench.quantizer(), "rows", ())}
-    random = bench.scenario.subject.startswith("graph.")
+    rowless = bench.scenario.subject.startswith("graph.")
+    rowless |= Scheme.named(bench.scenario.scheme).dynamic and not any(
+        str(target).removeprefix("aten.").startswith(_WEIGHTED) for target in bench.scenario.targets
+    )
     for op in _subject(bench):
         reason = op.reason if op.state == "float" else None
-        if reason is not None and (reason.split(":")[0] in rows or (random and reason.startswith("no row for"))):
+        if reason is not None and (reason.split(":")[0] in rows or (rowless and reason.startswith("no row for"))):
             return reason
     return None
 

@@ -13,6 +13,7 @@ from quantizer_sdk.conformance.finding import Finding, does_not_apply, failed, p
 from quantizer_sdk.conformance.kernels import QParams, is_quantize
 from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.relations import batch_size, close, grows_with_inputs, output_channels, parameter_power
+from quantizer_sdk.conformance.scheme import Scheme
 from quantizer_sdk.conformance.tensor_noise import tensor_noise
 from quantizer_sdk.errors import GraphError
 
@@ -51,7 +52,7 @@ def close_to_float(bench: Bench) -> Finding:
         with torch.no_grad():
             wanted = list(leaves(bench.module(*[tensor.clone() for tensor in batch])))
             ours = list(leaves(bench.converted(*batch)))
-        plain = baseline_codes(bench.module, batches, batch)
+        plain = baseline_codes(bench.module, batches, batch, Scheme.named(bench.scenario.scheme).weight_bits)
         for results in zip(wanted, ours, plain, strict=True):
             closeness.add(*results)
     numbers = {

@@ -89,8 +89,6 @@ class Comparison:
     @property
     def mistrusted(self) -> str | None:
         """Why the codes prove nothing, if so: vacuous, constant, too few different ones, or nearly all at the ends."""
-        if self.vacuous is not None:
-            return self.vacuous
         wanted = min(_DIFFERENT_ENOUGH, self.elements)
         if not self.elements:
             return "there are no codes"
@@ -98,7 +96,7 @@ class Comparison:
             return f"{self.elements} codes take {len(self._codes)} values; expected {wanted} or more"
         if self._ends > _SATURATED * self.elements:
             return f"{self._ends} of {self.elements} codes lie at the ends of the range"
-        return None
+        return self.vacuous
 
     @property
     def vacuous(self) -> str | None:

@@ -18,6 +18,7 @@ from quantizer_sdk.conformance.plug import load_backend
 from quantizer_sdk.conformance.probing import probed_rows
 from quantizer_sdk.conformance.run import Progress, Settings
 from quantizer_sdk.conformance.scenario import Scenario
+from quantizer_sdk.conformance.scheme import plain_schemes
 from quantizer_sdk.conformance.shrink import FirstFailing, shrink
 from quantizer_sdk.conformance.suite import unanswerable
 from quantizer_sdk.conformance.workers import Job, evaluate_here, open_pool, outcomes_of, script_here
@@ -98,8 +99,11 @@ def discover(
 def _scenarios(backend: Backend, seed: int, count: int) -> tuple[Scenario, ...]:
     rows = getattr(backend.quantizer(), "rows", None) or probed_rows(backend)
     unsupported = {} if backend.profile is None else backend.profile.unsupported
-    scenarios = fuzz_scenarios(
-        rows, tuple(backend.schemes()), unanswerable(backend), seed=seed, count=count, unsupported=unsupported
+    schemes = plain_schemes(backend.schemes())
+    scenarios = (
+        fuzz_scenarios(rows, schemes, unanswerable(backend), seed=seed, count=count, unsupported=unsupported)
+        if schemes
+        else ()
     )
     if not scenarios:
         names = ", ".join(row.name for row in rows)

@@ -14,7 +14,7 @@ from quantizer_sdk.conformance.exact import Term
 from quantizer_sdk.conformance.oracle import Site
 from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Profile, Rounding, ZeroPointOrder
 
-__all__ = ["emulate"]
+__all__ = ["emulate", "fma", "rounded"]
 
 
 def emulate(site: Site, profile: Profile) -> Tensor | None:
@@ -57,11 +57,11 @@ def emulate(site: Site, profile: Profile) -> Tensor | None:
     if real is None:
         return None
     if arithmetic.zero_point is ZeroPointOrder.AFTER:
-        codes = _round(real, arithmetic.rounding) + target.zero_point
+        codes = rounded(real, arithmetic.rounding) + target.zero_point
     elif arithmetic.multiplier in {Multiplier.FUSED, Multiplier.FOLDED}:
-        codes = _round(real, arithmetic.rounding)  # its constant holds the zero point
+        codes = rounded(real, arithmetic.rounding)  # its constant holds the zero point
     else:
-        codes = _round(real + float(target.zero_point), arithmetic.rounding)
+        codes = rounded(real + float(target.zero_point), arithmetic.rounding)
     low, high = _ends(site, family)
     return codes.to(torch.int64).clamp(low, high)
 
@@ -85,7 +85,8 @@ def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm) -> Tensor | None:
         number = (bias[0].values.double() * bias[0].floats(bias[0].scales)).float()
         if bias_form is BiasForm.FLOAT32:
             return (total.float() * products[accumulator.which] + number) / scale
-        total = total + _round(number.double() / products[accumulator.which].double(), Rounding.HALF_EVEN).long()
+        # A compiler that is given a float bias quantizes it as any tensor: by the float32 reciprocal of its scale.
+        total = total + rounded(number * (1 / products)[accumulator.which], Rounding.HALF_EVEN).long()
     return total.float() * (products / scale)[accumulator.which]
 
 
@@ -97,7 +98,7 @@ def _multiplied(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arith
         return None
     ratio = _float32(lead) * _float32(term.scales[0] / lead) / scale
     if arithmetic.multiplier is Multiplier.FUSED:
-        return _fma(term.values.float(), ratio, torch.tensor(float(zero_point)))
+        return fma(term.values.float(), ratio, torch.tensor(float(zero_point)))
     return term.values.float() * ratio
 
 
@@ -130,9 +131,9 @@ def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic
         if None in zeros:
             return None
         a, b = (_raw(term, zero or 0) for term, zero in zip(terms, zeros, strict=True))
-        offsets = _fma(torch.tensor(float(zeros[0] or 0)), ratios[0], ratios[1] * float(zeros[1] or 0))
+        offsets = fma(torch.tensor(float(zeros[0] or 0)), ratios[0], ratios[1] * float(zeros[1] or 0))
         constant = torch.tensor(float(zero_point)) - offsets
-        return _fma(a, ratios[0], _fma(b, ratios[1], constant))
+        return fma(a, ratios[0], fma(b, ratios[1], constant))
     return terms[0].values.float() * ratios[0] + terms[1].values.float() * ratios[1]
 
 
@@ -198,7 +199,8 @@ def _ends(site: Site, family: Family) -> tuple[int, int]:
     return min(low, high), high
 
 
-def _round(real: Tensor, rounding: Rounding) -> Tensor:
+def rounded(real: Tensor, rounding: Rounding) -> Tensor:
+    """Return whole numbers, halves where a rounding has them go."""
     if rounding is Rounding.HALF_EVEN:
         return torch.round(real)
     if rounding is Rounding.HALF_UP:
@@ -208,8 +210,8 @@ def _round(real: Tensor, rounding: Rounding) -> Tensor:
     return torch.sign(real) * torch.floor(real.double().abs() + 0.5)
 
 
-def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """One rounding: float64 holds the product exactly, and its own rounding of the sum is 2^29 times finer."""
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return a·b + c in one rounding: float64 holds the product, and its rounding of the sum is 2^29 times finer."""
     return (a.double() * b.double() + c.double()).float()
 
 

@@ -12,17 +12,22 @@ from quantizer_sdk import Backend, Profile
 from quantizer_sdk.conformance import (
     checks_contract,
     checks_delegation,
+    checks_dynamic_contract,
+    checks_dynamic_kernel,
+    checks_dynamic_reference,
     checks_engine,
     checks_kernel,
     checks_models,
     checks_reference,
 )
 from quantizer_sdk.conformance.bench import Bench
+from quantizer_sdk.conformance.dynamic_bench import DynamicBench
 from quantizer_sdk.conformance.exports import other_exports_agree
 from quantizer_sdk.conformance.finding import Finding, failed, short
 from quantizer_sdk.conformance.malformed import malformed_is_refused
 from quantizer_sdk.conformance.outcome import Outcome, Status
 from quantizer_sdk.conformance.scenario import Scenario
+from quantizer_sdk.conformance.scheme import Scheme
 from quantizer_sdk.errors import (
     GraphError,
     LoweringError,
@@ -64,6 +69,28 @@ _CHECKS: Mapping[str, Callable[[Bench], Finding]] = {
     "M1": checks_models.model_holds,
 }
 
+_DYNAMIC: Mapping[str, Callable[[DynamicBench], Finding]] = {
+    "C1": checks_dynamic_contract.claimed_is_quantized,
+    "C2": checks_dynamic_contract.legal,
+    "C4": checks_dynamic_contract.fusion_is_sound,
+    "E1": checks_engine.annotation_is_deterministic,
+    "E2": checks_dynamic_contract.other_exports_agree,
+    "E3": checks_engine.result_survives,
+    "E4": checks_engine.nothing_else_is_touched,
+    "R1": checks_dynamic_reference.graph_is_exact,
+    "R2": checks_dynamic_reference.close_to_float,
+    "R6": checks_dynamic_reference.batch_splits,
+    "K1": checks_dynamic_kernel.bit_exact,
+    "K2": checks_dynamic_kernel.within_bounds,
+    "K3": checks_dynamic_kernel.ties,
+    "K5": checks_dynamic_kernel.within_bounds,
+    "K6": checks_dynamic_kernel.within_bounds,
+    "K7": checks_dynamic_kernel.within_bounds,
+    "D1": checks_dynamic_contract.runs,
+    "D2": checks_dynamic_contract.only_integers,
+}
+"""The same checks where activations are quantized at run time: results are float32, and no codes come out."""
+
 
 def evaluate(scenario: Scenario, backend: Backend, checks: Collection[str], seed: int) -> list[Outcome]:
     """Look at a scenario from the sides that `checks` names; return an outcome for each of them that it has.
@@ -74,7 +101,8 @@ def evaluate(scenario: Scenario, backend: Backend, checks: Collection[str], seed
         checks: Names of checks, such as "K3".
         seed: Of all random data.
     """
-    bench = Bench(scenario, backend, seed)
+    dynamic = Scheme.named(scenario.scheme).dynamic
+    bench = (DynamicBench if dynamic else Bench)(scenario, backend, seed)
     refused: str | None = None
     outcomes = []
     for place, check in enumerate(check for check in scenario.checks if check in checks):
@@ -108,6 +136,8 @@ def _refused(reason: str) -> Finding:
 def _found(bench: Bench, check: str) -> Finding:
     """Run a check; what it raises becomes a finding too."""
     try:
+        if isinstance(bench, DynamicBench):
+            return _DYNAMIC[check](bench)
         return _CHECKS[check](bench)
     except NothingAnnotatedError as e:
         if check.startswith("C"):

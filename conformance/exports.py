@@ -29,9 +29,9 @@ from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.relations import close
 from quantizer_sdk.errors import NothingAnnotatedError
 
-__all__ = ["other_exports_agree"]
+__all__ = ["FACTORS", "exported_otherwise", "exported_twice", "other_exports_agree"]
 
-_FACTORS = (1.0, 0.5)
+FACTORS = (1.0, 0.5)
 """By what the inputs of each of two calls of a module are multiplied."""
 
 
@@ -55,7 +55,7 @@ class _Twice(nn.Module):
         self.inner = inner
 
     def forward(self, *inputs: Tensor) -> Any:
-        return tuple(self.inner(*[tensor * factor for tensor in inputs]) for factor in _FACTORS)
+        return tuple(self.inner(*[tensor * factor for tensor in inputs]) for factor in FACTORS)
 
 
 def other_exports_agree(bench: Bench) -> Finding:
@@ -71,10 +71,9 @@ def _agree(bench: Bench) -> Finding:
     kind = bench.scenario.data
     if kind == "called_twice":
         return _called_twice(bench)
-    try:
-        model = _EXPORTS[kind](bench)
-    except _NotExportedError as e:
-        return short(Status.UNSUPPORTED, "not exportable", f"torch.export refuses this model in this way: {e}")
+    model = exported_otherwise(bench)
+    if isinstance(model, Finding):
+        return model
     other = quantize(model, bench.quantizer(), bench.batches, "generic")
     ours = [str(kernel.targets) for kernel in bench.kernels.found]
     theirs = [str(kernel.targets) for kernel in Kernels.of(other).found]
@@ -90,6 +89,19 @@ def _agree(bench: Bench) -> Finding:
     if differing:
         return failed("numbers", f"{differing} elements differ from those of the plain export", numbers)
     return _other_size(bench, other, numbers) if kind == "dynamic" else passed(numbers)
+
+
+def exported_otherwise(bench: Bench) -> GraphModule | Finding:
+    """Return the model exported as the scenario's data says, or what to report where torch.export refuses that."""
+    try:
+        return _EXPORTS[bench.scenario.data](bench)
+    except _NotExportedError as e:
+        return short(Status.UNSUPPORTED, "not exportable", f"torch.export refuses this model in this way: {e}")
+
+
+def exported_twice(bench: Bench) -> GraphModule:
+    """Return a model that calls the module twice, on its inputs times each of `FACTORS`."""
+    return export(_Twice(bench.module), bench.batches[0])
 
 
 def _other_size(bench: Bench, model: GraphModule, numbers: dict[str, int]) -> Finding:
@@ -191,7 +203,7 @@ _EXPORTS: dict[str, Callable[[Bench], GraphModule]] = {
 
 def _called_twice(bench: Bench) -> Finding:
     """Both calls of a module are quantized alike: the first call's kernels are the single model's."""
-    model = quantize(export(_Twice(bench.module), bench.batches[0]), bench.quantizer(), bench.batches, "generic")
+    model = quantize(exported_twice(bench), bench.quantizer(), bench.batches, "generic")
     kernels, alone = Kernels.of(model), bench.kernels
     wanted = {str(kernel.targets) for kernel in alone.found}
     found = [str(kernel.targets) for kernel in kernels.found]
@@ -200,7 +212,7 @@ def _called_twice(bench: Bench) -> Finding:
     missing = [name for name in sorted(wanted) if found.count(name) < 2]
     if missing:
         return failed("structure", f"of two calls, kernels {', '.join(missing)} are there {len(found)} times", numbers)
-    for place, factor in enumerate(_FACTORS):
+    for place, factor in enumerate(FACTORS):
         closeness = _closeness(bench, model, place, factor)
         numbers[f"sqnr_db_{place}"] = round(closeness.sqnr_db, 2)
         if closeness.falls_short:

@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from quantizer_sdk import Row
-from quantizer_sdk.conformance.corpus import FORMS, MOVES
+from quantizer_sdk.conformance.corpus import FORMS, MOVES, TABLE_OPS
 from quantizer_sdk.conformance.followers import FOLLOWERS, behind, subject_of
 from quantizer_sdk.conformance.forms import Form
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.conformance.relations import batch_size, grows_with_inputs, output_channels
 from quantizer_sdk.conformance.scenario import Scenario
 
-__all__ = ["EXPORTS", "MALFORMED", "row_scenarios"]
+__all__ = ["EXPORTS", "MALFORMED", "applies", "chains_of", "has_weights", "row_scenarios"]
 
 aten = torch.ops.aten
 
@@ -55,17 +55,17 @@ def row_scenarios(
     skips = {aten.relu.default, aten.add.Tensor} <= _alone(rows)
     seen: dict[str, Scenario] = {}
     for row in rows:
-        for chain, principal in _chains(row):
+        for chain, principal in chains_of(row):
             fed_by = feeder if row.share or _mutates(chain[0]) else None
             for scenario in _family(chain, fed_by, schemes) if principal else _alias(chain, fed_by, schemes[0]):
-                checks = tuple(c for c in scenario.checks if c not in without and _applies(c, scenario))
+                checks = tuple(c for c in scenario.checks if c not in without and applies(c, scenario))
                 if checks and (skips or scenario.data != "residual"):
                     kept = replace(scenario, checks=checks, row=row.name)
                     seen.setdefault(kept.case_ids()[0], kept)
     return tuple(seen.values())
 
 
-def _applies(check: str, scenario: Scenario) -> bool:
+def applies(check: str, scenario: Scenario) -> bool:
     """Whether there is anything that a check could look at: some relations are not those of every graph."""
     program = scenario.program
     if check == "R4":
@@ -77,7 +77,7 @@ def _applies(check: str, scenario: Scenario) -> bool:
     return scenario.data != "alias" or scenario.targets[0] in _NAMESAKES
 
 
-def _chains(row: Row) -> Iterator[tuple[tuple[torch._ops.OpOverload, ...], bool]]:
+def chains_of(row: Row) -> Iterator[tuple[tuple[torch._ops.OpOverload, ...], bool]]:
     """Yield every chain of overloads that a row matches, as far as the suite knows how to call them.
 
     With each comes whether it is a principal one: others only call the same kernel by another name, as ops that change
@@ -177,7 +177,7 @@ def _family(
             yield from _sides(base)
         elif not form.edge:
             yield replace(base, data="zp_odd", checks=_TIES)
-        if _has_weights(chain) and not form.edge:
+        if has_weights(chain) and not form.edge:
             for scheme in schemes[1:]:
                 yield replace(base, scheme=scheme, checks=_PLAIN)
                 if first:
@@ -207,12 +207,11 @@ def _sides(base: Scenario) -> Iterator[Scenario]:
         outputs=(last, Ref("v", len(base.program.calls))),
     )
     yield replace(base, data="two_users", program=both, length=base.length + 1, checks=("C4",))
-    moves = base.targets[0] in MOVES
-    if not moves:
+    if base.targets[0] not in MOVES and base.targets[-1] not in TABLE_OPS:  # a table has no ratio of scales
         yield replace(base, data="extreme_up", checks=("R1", "K1", "K7"))
         yield replace(base, data="extreme_down", checks=("R1", "K1", "K7"))
     yield replace(base, data="nonfinite", checks=("K7",))
-    if _has_weights(base.targets):
+    if has_weights(base.targets):
         yield replace(base, data="ends", checks=("R1", "K1", "K4"))
         yield replace(base, data="unequal", checks=("R1", "R2", "K1", "K6"))
         yield replace(base, data="many", checks=("K1", "K2"))
@@ -226,7 +225,7 @@ def _residual(base: Scenario) -> Iterator[Scenario]:
 
     Its two operands and the sum have ranges of their own; tied to one, they would cost precision.
     """
-    if base.length > 1 or not _has_weights(base.targets):
+    if base.length > 1 or not has_weights(base.targets):
         return
     kept = (form for form in FORMS[base.targets[0]] if form.program.shapes()[0] == form.program.inputs[0])
     form = next((form for form in kept if not form.edge), None)
@@ -265,5 +264,6 @@ def _exhaustive(target: torch._ops.OpOverload, feeder: torch._ops.OpOverload | N
         )
 
 
-def _has_weights(targets: tuple[torch._ops.OpOverload, ...]) -> bool:
+def has_weights(targets: tuple[torch._ops.OpOverload, ...]) -> bool:
+    """Whether one of these ops multiplies by a weight."""
     return any(str(target).removeprefix("aten.").startswith(_GEMMS) for target in targets)

@@ -14,7 +14,7 @@ import torch
 
 from quantizer_sdk.conformance.program import Call, Program, Ref
 
-__all__ = ["Form", "convs", "form_of", "linears", "matmuls", "same_convs", "transposed"]
+__all__ = ["Form", "convs", "form_of", "linears", "matmuls", "narrow_linears", "same_convs", "transposed"]
 
 aten = torch.ops.aten
 _Overload: TypeAlias = torch._ops.OpOverload
@@ -114,26 +114,35 @@ def transposed(target: _Overload, rank: int) -> tuple[Form, ...]:
     )
 
 
+def _linear(name: str, x: Any, out: int, *, bias: bool = True) -> Form:
+    params = ((out, x[-1]), (out,)) if bias else ((out, x[-1]),)
+    return form_of(name, aten.linear.default, (x,), (X, P, B if bias else None), *params)
+
+
 def linears() -> tuple[Form, ...]:
     """Linear layers: few rows and many, depths off the SIMD width."""
-
-    def form(name: str, x: Any, out: int, *, bias: bool = True) -> Form:
-        params = ((out, x[-1]), (out,)) if bias else ((out, x[-1]),)
-        return form_of(name, aten.linear.default, (x,), (X, P, B if bias else None), *params)
-
     return (
-        form("2d", (4, 19), 11),
-        form("3d", (2, 5, 12), 9),
-        form("nobias", (3, 24), 10, bias=False),
-        form("4d", (2, 3, 4, 8), 5),
-        form("!k1", (5, 1), 3),
-        form("!n1", (4, 16), 1),
-        form("!rows1", (1, 33), 8),
-        form("!rows_over_half_k", (33, 16), 12),
-        form("!wide", (3, 512), 10),
-        form("!k_off_simd", (3, 67), 13),
-        form("!one_by_one", (1, 1), 1),
-        form("!tall", (2, 8), 130),
+        _linear("2d", (4, 19), 11),
+        _linear("3d", (2, 5, 12), 9),
+        _linear("nobias", (3, 24), 10, bias=False),
+        _linear("4d", (2, 3, 4, 8), 5),
+        _linear("!k1", (5, 1), 3),
+        _linear("!n1", (4, 16), 1),
+        _linear("!rows1", (1, 33), 8),
+        _linear("!rows_over_half_k", (33, 16), 12),
+        _linear("!wide", (3, 512), 10),
+        _linear("!k_off_simd", (3, 67), 13),
+        _linear("!one_by_one", (1, 1), 1),
+        _linear("!tall", (2, 8), 130),
+    )
+
+
+def narrow_linears() -> tuple[Form, ...]:
+    """Linear layers for weights of few bits, of which a byte holds two, and for groups of 32 along the depth."""
+    return (
+        _linear("k64", (5, 64), 11),
+        _linear("!3d_k96_nobias", (2, 3, 96), 9, bias=False),
+        _linear("!rows1_k128_n1", (1, 128), 1),
     )
 
 

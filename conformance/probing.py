@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from quantizer_sdk import Backend, OpRecord, Row, Step, explain
 from quantizer_sdk.conformance.bench import export
@@ -15,7 +16,7 @@ from quantizer_sdk.conformance.followers import FOLLOWERS, behind
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.errors import BackendError
 
-__all__ = ["probed_rows"]
+__all__ = ["Claims", "probed_rows"]
 
 aten = torch.ops.aten
 _TAILS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default)
@@ -63,6 +64,25 @@ def probed_rows(backend: Backend) -> tuple[Row, ...]:
         name = type(backend.quantizer()).__name__
         raise BackendError(f"{name} claims none of the {len(FORMS)} ops that the suite offers, so there are no cases")
     return tuple(rows)
+
+
+class Claims:
+    """Whether the quantizers of a backend claim all ops of a program.
+
+    Args:
+        backend: The backend.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._exported: dict[Program, GraphModule] = {}
+
+    def __call__(self, program: Program, scheme: str) -> bool:
+        """Ask the quantizer of a configuration."""
+        if program not in self._exported:
+            self._exported[program] = export(program.module(), [torch.randn(shape) for shape in program.inputs])
+        records = explain(self._exported[program], self._backend.schemes()[scheme]()).ops
+        return all(record.state != "float" for record in records)
 
 
 def _claimed(backend: Backend, offers: Sequence[_Offer]) -> list[Row]:

@@ -11,9 +11,11 @@ from quantizer_sdk.conformance.families import row_scenarios
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
 from quantizer_sdk.conformance.models import model_scenarios
 from quantizer_sdk.conformance.outcome import CHECKS, case_level
-from quantizer_sdk.conformance.probing import probed_rows
+from quantizer_sdk.conformance.probing import Claims, probed_rows
 from quantizer_sdk.conformance.report import LEVELS
 from quantizer_sdk.conformance.scenario import Scenario
+from quantizer_sdk.conformance.scheme import plain_schemes
+from quantizer_sdk.conformance.scheme_families import scheme_scenarios
 
 __all__ = ["Selection", "scenarios_of", "unanswerable"]
 
@@ -74,7 +76,8 @@ class Selection:
 def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     """Enumerate all scenarios of a backend: from its table, or from what its quantizer claims of the op corpus.
 
-    Beside the families of its rows these are random graphs of their ops, the same in every run, and whole models.
+    Beside the families of its rows, and those of run-time qparams and narrow weights where it has them, these are
+    random graphs of their ops, the same in every run, and whole models.
     """
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
@@ -82,10 +85,16 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     schemes = tuple(backend.schemes())
     without = unanswerable(backend)
     declared = {} if backend.profile is None else backend.profile.unsupported
+    plain = plain_schemes(schemes)
+    others = tuple(name for name in schemes if name not in plain)
+    special = scheme_scenarios(rows, others, Claims(backend), without)
+    if not plain:
+        return special
     return (
-        *row_scenarios(rows, schemes, without),
-        *fuzz_scenarios(rows, schemes, without, unsupported=declared),
-        *model_scenarios(rows, schemes),
+        *row_scenarios(rows, plain, without),
+        *special,
+        *fuzz_scenarios(rows, plain, without, unsupported=declared),
+        *model_scenarios(rows, plain),
     )
 
 

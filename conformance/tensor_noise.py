@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from quantizer_sdk.conformance.bench import Bench
 from quantizer_sdk.conformance.corpus import MOVES
 from quantizer_sdk.conformance.kernels import Kernels, QParams, attribute, is_dequantize, is_quantize
+from quantizer_sdk.conformance.scheme import Scheme
 
 __all__ = ["TensorNoise", "tensor_noise"]
 
@@ -159,6 +160,7 @@ def _groups(model: GraphModule, kernels: Kernels, quantizes: list[Node]) -> list
 
 def _weights(bench: Bench) -> Iterator[TensorNoise]:
     model = bench.converted
+    most = 2 ** (Scheme.named(bench.scenario.scheme).weight_bits - 1) - 1
     parameters = [parameter.detach().double() for parameter in bench.module.parameters()]
     for node in model.graph.nodes:
         qparams = QParams.of(model, node) if is_dequantize(node) else None
@@ -180,7 +182,7 @@ def _weights(bench: Bench) -> Iterator[TensorNoise]:
                     where=node.name if axis is None else f"{node.name}, channel {place}",
                     values=count,
                     noise=float((codes_of_lane - lane).square().sum()),
-                    plain=(float(lane.abs().max()) / 127) ** 2 / 12 * count,
+                    plain=(float(lane.abs().max()) / most) ** 2 / 12 * count,
                 )
 
 

@@ -26,6 +26,7 @@ from quantizer_sdk.errors import (
     UnsupportedError,
     WaiverError,
 )
+from quantizer_sdk.lowering_report import LoweringReport, PortableOp, lowering_report
 from quantizer_sdk.match import Match
 from quantizer_sdk.modes import (
     allow_exported_model_train_eval,
@@ -81,6 +82,7 @@ __all__ = [
     "InvalidAnnotationError",
     "InvalidSpecError",
     "LoweringError",
+    "LoweringReport",
     "Match",
     "MissingDependencyError",
     "NonFiniteError",
@@ -90,6 +92,7 @@ __all__ = [
     "NothingAnnotatedError",
     "OpRecord",
     "Operand",
+    "PortableOp",
     "ProductBiasSpec",
     "Profile",
     "QuantizationAnnotation",
@@ -119,6 +122,7 @@ __all__ = [
     "convert_pt2e",
     "explain",
     "find_backend",
+    "lowering_report",
     "move_exported_model_to_eval",
     "move_exported_model_to_train",
     "ops",

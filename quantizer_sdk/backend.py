@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
-from quantizer_sdk.integer_io import copy_without_guards, strip_boundary
+from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, copy_without_guards, strip_boundary
+from quantizer_sdk.passes.own_weights import give_each_call_its_weight
+from quantizer_sdk.passes.quantize_padding import quantize_padding
 from quantizer_sdk.profile import Profile
+from quantizer_sdk.provenance import source_line
+from quantizer_sdk.quiet_logs import quiet_logs
+from quantizer_sdk.requantization import RatioLimit, excessive_requantization
 
 if TYPE_CHECKING:
     import torch
@@ -21,15 +27,25 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY_POINT_GROUP",
     "Backend",
+    "Boundary",
+    "BoundaryQParams",
     "Delegation",
     "Executable",
     "Kernel",
     "Lower",
+    "RatioLimit",
     "Runner",
     "Variant",
     "backend_names",
+    "boundary_of",
+    "captured_stderr",
     "copy_without_guards",
+    "excessive_requantization",
     "find_backend",
+    "give_each_call_its_weight",
+    "quantize_padding",
+    "quiet_logs",
+    "source_line",
     "strip_boundary",
 ]
 
@@ -63,11 +79,14 @@ class Delegation:
         subgraphs: Number of delegated subgraphs.
         delegated: Number of graph nodes inside them.
         non_delegated: Names of the operators left outside, one for each node, in graph order.
+        sources: The user's line of each of these, "file:line: code", "" where it is not known; empty where the backend
+            knows of none.
     """
 
     subgraphs: int
     delegated: int
     non_delegated: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -1,20 +1,74 @@
-"""The form of a converted model that takes and returns raw integers, so that one kernel's own arithmetic is seen."""
+"""The form of a converted model that takes and returns raw integers instead of floats.
+
+The suite looks at one kernel's own arithmetic this way; an application saves the conversions at the model's boundary.
+"""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.errors import LoweringError
 
-__all__ = ["copy_without_guards", "strip_boundary"]
+__all__ = ["Boundary", "BoundaryQParams", "boundary_of", "copy_without_guards", "strip_boundary"]
 
 _GUARDS = "_guards_fn"
+
+
+class BoundaryQParams(NamedTuple):
+    """What a code at a program's boundary stands for: (code - zero_point) * scale.
+
+    A real number x has the code round(x / scale) + zero_point, clamped to the range of `dtype`.
+    """
+
+    scale: float
+    zero_point: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """What a program takes and gives, in the order of its inputs and outputs.
+
+    Attributes:
+        inputs: The qparams of each input that is a tensor of codes; None for one that is float.
+        outputs: The same of its outputs.
+    """
+
+    inputs: tuple[BoundaryQParams | None, ...] = ()
+    outputs: tuple[BoundaryQParams | None, ...] = ()
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor is one of codes."""
+        return any(qparams is not None for qparams in (*self.inputs, *self.outputs))
+
+    def as_float(self) -> Boundary:
+        """Return the boundary of the same model where all of it stays float."""
+        return Boundary((None,) * len(self.inputs), (None,) * len(self.outputs))
+
+
+def boundary_of(model: GraphModule) -> Boundary:
+    """Return the qparams of the inputs and outputs that `strip_boundary` makes tensors of codes."""
+    placeholders = model.graph.find_nodes(op="placeholder")
+    (output,) = model.graph.find_nodes(op="output")
+    results = output.args[0] if isinstance(output.args[0], (tuple, list)) else output.args
+    return Boundary(
+        tuple(_qparams(next(iter(node.users))) if _takes_codes(node) else None for node in placeholders),
+        tuple(_qparams(node) if _gives_codes(node) else None for node in results),
+    )
+
+
+def _qparams(node: Node) -> BoundaryQParams:
+    _, scale, zero_point, _, _, dtype = node.args
+    return BoundaryQParams(scale, zero_point, dtype)  # type: ignore[arg-type]  # numbers, as the op's schema has it
 
 
 def copy_without_guards(model: GraphModule) -> GraphModule:
@@ -65,9 +119,9 @@ def strip_boundary(
         raise LoweringError(f"the model takes {len(placeholders)} inputs; {len(example_inputs)} examples were given")
     examples = list(example_inputs)
     for index, placeholder in enumerate(placeholders):
-        quantizes = list(placeholder.users)
-        if not _are_one_quantize(quantizes):
+        if not _takes_codes(placeholder):
             continue
+        quantizes = list(placeholder.users)
         _, *qparams = quantizes[0].args
         examples[index] = torch.ops.quantized_decomposed.quantize_per_tensor.default(examples[index], *qparams)
         placeholder.meta = {**placeholder.meta, "val": quantizes[0].meta.get("val")}
@@ -75,7 +129,7 @@ def strip_boundary(
             node.replace_all_uses_with(placeholder)
             graph.erase_node(node)
     (output,) = graph.find_nodes(op="output")
-    dequantizes = [node for node in output.all_input_nodes if _is_static(node, "dequantize_per_tensor")]
+    dequantizes = [node for node in output.all_input_nodes if _gives_codes(node)]
     for node in dequantizes:
         output.replace_input_with(node, node.all_input_nodes[0])
     graph.eliminate_dead_code()
@@ -83,10 +137,15 @@ def strip_boundary(
     return clone, tuple(examples)
 
 
-def _are_one_quantize(nodes: Sequence[Node]) -> bool:
-    """Whether these users of a placeholder all quantize it in the same way."""
-    static = all(_is_static(node, "quantize_per_tensor") for node in nodes)
-    return static and len({node.args for node in nodes}) == 1
+def _takes_codes(placeholder: Node) -> bool:
+    """Whether the users of a placeholder, at least one, all quantize it in the same way."""
+    static = all(_is_static(node, "quantize_per_tensor") for node in placeholder.users)
+    return static and len({node.args for node in placeholder.users}) == 1
+
+
+def _gives_codes(result: object) -> bool:
+    """Whether an output of a graph is a static per-tensor dequantize."""
+    return isinstance(result, Node) and _is_static(result, "dequantize_per_tensor")
 
 
 def _is_static(node: Node, operator: str) -> bool:

@@ -15,7 +15,7 @@ from quantizer_sdk.provenance import value_of
 from quantizer_sdk.spec import granularity_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
-__all__ = ["Match", "Refusals", "find_matches", "is_constant"]
+__all__ = ["Match", "Refusals", "find_matches", "follow", "is_constant", "operands_fit"]
 
 Configure = Callable[[Node], "tuple[QuantizationConfig | None, str]"]
 """Returns the config of a node and the words for the rule that gave it."""
@@ -100,7 +100,7 @@ def find_matches(
 def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refusals: Refusals) -> Match | None:
     if first in claimed:
         return None
-    nodes = _follow(row, first, claimed)
+    nodes = follow(row, first, claimed)
     if nodes is None:
         return None
     configs = []
@@ -111,7 +111,7 @@ def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refu
             return None
         configs.append(config)
     match = Match(row, nodes, configs[0])
-    for check in (_operands_fit, _run_time_fits, *row.checks):
+    for check in (operands_fit, *row.checks):
         reason = check(match)
         if reason is not None:
             refusals.add(first, f"{row.name}: {reason}")
@@ -119,7 +119,7 @@ def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refu
     return match
 
 
-def _follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None:
+def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None:
     """Return the chain of nodes that the steps describe, each the only user of the one before."""
     nodes = [first]
     for step in row.steps[1:]:
@@ -132,8 +132,8 @@ def _follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | Non
     return tuple(nodes)
 
 
-def _operands_fit(match: Match) -> str | None:
-    """Refuse operands that no spec could be put on."""
+def operands_fit(match: Match) -> str | None:
+    """Refuse operands that no spec could be put on, or not the one that they get."""
     for _node, name, operand, value in match.operands():
         if match.config.spec_of(operand.role) is None:
             continue
@@ -144,7 +144,7 @@ def _operands_fit(match: Match) -> str | None:
             return f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
         if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
             return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
-    return None
+    return _run_time_fits(match)
 
 
 def _run_time_fits(match: Match) -> str | None:

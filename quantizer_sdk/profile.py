@@ -11,7 +11,19 @@ import torch
 
 from quantizer_sdk.errors import InvalidSpecError
 
-__all__ = ["Arithmetic", "BiasForm", "Family", "Multiplier", "Profile", "Rounding", "TableFunction", "ZeroPointOrder"]
+__all__ = [
+    "Arithmetic",
+    "BiasForm",
+    "DynamicArithmetic",
+    "Family",
+    "Multiplier",
+    "Profile",
+    "Rounding",
+    "RunTimeScale",
+    "ScaleOrder",
+    "TableFunction",
+    "ZeroPointOrder",
+]
 
 
 class Family(enum.Enum):
@@ -74,6 +86,27 @@ class BiasForm(enum.Enum):
     FLOAT32 = "float32"
 
 
+class RunTimeScale(enum.Enum):
+    """How a kernel makes a scale of the range of its operand, in float32, with n steps between the end codes.
+
+    INVERSE divides once, inverse = n / (max - min), and the scale is 1 / inverse; DIRECT makes the scale
+    (max - min) / n first, and inverse = 1 / scale.
+    """
+
+    INVERSE = "inverse"
+    DIRECT = "direct"
+
+
+class ScaleOrder(enum.Enum):
+    """In which order a kernel turns its accumulator into a float32 number.
+
+    FUSED is fma(acc·sx, sw, bias), the activation's scale first; COMBINED is acc·(sx·sw) + bias, rounded each time.
+    """
+
+    FUSED = "fused"
+    COMBINED = "combined"
+
+
 TableFunction: TypeAlias = Callable[..., torch.Tensor]
 """(int64 codes, input scale and zero point, output scale and zero point) -> codes before clamping to the range.
 
@@ -96,6 +129,28 @@ class Arithmetic:
     zero_point: ZeroPointOrder = ZeroPointOrder.AFTER
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicArithmetic:
+    """How gemms compute that quantize their activation at run time and give float32, exact enough for every bit.
+
+    Attributes:
+        scale: How the scale is made of the range, which always holds 0; that of no width has scale 1.
+        order: How scales and bias are applied.
+        rounding: Where an activation halfway between two codes goes.
+        zero_point: Whether the zero point is added to an activation's code after rounding or before it.
+        smallest_scale: The smallest scale that is chosen; 0.0 for none.
+        group_scales: The type that the scales of a weight's groups are stored in: those that it does not hold are
+            rounded, and a quantizer must not choose any.
+    """
+
+    scale: RunTimeScale = RunTimeScale.INVERSE
+    order: ScaleOrder = ScaleOrder.FUSED
+    rounding: Rounding = Rounding.HALF_EVEN
+    zero_point: ZeroPointOrder = ZeroPointOrder.AFTER
+    smallest_scale: float = 0.0
+    group_scales: torch.dtype = torch.float32
+
+
 _INT8 = frozenset({torch.int8})
 
 
@@ -111,6 +166,8 @@ class Profile:
         affine_weights: Whether a weight's zero point may be other than 0.
         bias: What the kernels add.
         arithmetic: How each family rounds; a family that is missing is not predicted bit for bit.
+        dynamic: How gemms of run-time qparams compute, each row of a matrix product and each sample of a convolution
+            with qparams of its own; None where there are none.
         tables: The function of each op that runs as a table of 256 codes.
         requantization: The open interval in which the ratio sx·sw/sy, or sx/sy, must lie.
         relu_at_quant_min: Whether a fused relu is only the lower end of the output's range, so that its zero point must
@@ -126,6 +183,7 @@ class Profile:
     affine_weights: bool = False
     bias: BiasForm = BiasForm.INT32
     arithmetic: Mapping[Family, Arithmetic] = field(default_factory=dict, hash=False)
+    dynamic: DynamicArithmetic | None = None
     tables: Mapping[torch._ops.OpOverload, TableFunction] = field(default_factory=dict, hash=False)
     requantization: tuple[float, float] = (0.0, 256.0)
     relu_at_quant_min: bool = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from quantizer_sdk.errors import RuleError
+from quantizer_sdk.errors import InvalidSpecError, RuleError
 from quantizer_sdk.granularity import Granularity
 from quantizer_sdk.observers.module import ObserverFactory
 from quantizer_sdk.observers.placeholder import PlaceholderObserver
@@ -84,10 +84,21 @@ class ProductBiasSpec(QuantizationSpecBase):
 
 
 def product_of_scales(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the product of the observers' scales, float32, with zero points of 0."""
+    """Return the product of the observers' scales, float32, with zero points of 0.
+
+    Raises:
+        InvalidSpecError: Two of them have different numbers of scales, both more than one.
+    """
     scale = torch.ones(1)
     for observer in observers:
-        scale = scale * observer.calculate_qparams()[0].detach().to(torch.float32)
+        own = observer.calculate_qparams()[0].detach().to(torch.float32)
+        if 1 not in (scale.numel(), own.numel()) and scale.shape != own.shape:
+            message = (
+                f"a bias derived from tensors with {scale.numel()} and with {own.numel()} scales; at most one of them "
+                "may have several, or both the same channels"
+            )
+            raise InvalidSpecError(message)
+        scale = scale * own
     return scale, torch.zeros_like(scale, dtype=torch.int32)
 
 

@@ -27,6 +27,7 @@ from quantizer_sdk.spec import (
     SharedQuantizationSpec,
 )
 from quantizer_sdk.table import ProductBiasSpec, QuantizationConfig, Role, Row
+from quantizer_sdk.table_validation import table_violations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -109,6 +110,10 @@ class TableQuantizer(Quantizer):
             self._annotate_graph(graph, rules)
         self._report_unused(model, rules)
         return model
+
+    def violations(self, model: GraphModule) -> list[str]:
+        """Return what is annotated in a graph, by whatever code, but no row computes: see `table_violations`."""
+        return table_violations(model, self.rows)
 
     def _annotate_graph(self, model: GraphModule, rules: Rules) -> None:
         claimed = {node for node in model.graph.nodes if ANNOTATION_KEY in node.meta}

@@ -5,9 +5,11 @@ import importlib.metadata
 import pytest
 
 from quantizer_sdk import Backend, BackendError, Executable, backend_names, find_backend
-from quantizer_sdk.backend import ENTRY_POINT_GROUP, Delegation
+from quantizer_sdk.backend import ENTRY_POINT_GROUP, Boundary, Delegation
+from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
 from quantizer_sdk.backends.xnnpack import BACKEND, XNNPACKQuantizer
-from quantizer_sdk.backends.xnnpack.runtime import XNNPACKProgram
+
+NOTHING = Delegation(subgraphs=0, delegated=0, non_delegated=())
 
 
 def test_the_installed_backend_is_found():
@@ -19,7 +21,7 @@ def test_the_installed_backend_is_found():
 
 
 def test_its_programs_are_executables():
-    assert isinstance(XNNPACKProgram(b"", Delegation(subgraphs=0, delegated=0, non_delegated=())), Executable)
+    assert isinstance(ExecuTorchProgram(b"", NOTHING, lambda _program: (), Boundary()), Executable)
 
 
 def test_a_name_that_is_not_there_lists_those_that_are():

@@ -14,6 +14,7 @@ from quantizer_sdk import (
     BIAS,
     WEIGHT,
     FixedQParamsQuantizationSpec,
+    InvalidSpecError,
     Operand,
     ProductBiasSpec,
     QuantizationConfig,
@@ -28,6 +29,8 @@ from quantizer_sdk import (
     ops,
     prepare_pt2e,
 )
+from quantizer_sdk.observers import PerChannelMinMaxObserver
+from quantizer_sdk.table import product_of_scales
 
 aten = torch.ops.aten
 IMAGE = torch.randn(1, 3, 8, 8)
@@ -233,6 +236,15 @@ def test_a_product_bias_is_stored_in_the_accumulators_integers(export, quantize)
 
 
 # Rows that share
+
+
+def test_a_product_of_two_kinds_of_channels_is_refused_by_their_numbers():
+    several, others = PerChannelMinMaxObserver(ch_axis=0), PerChannelMinMaxObserver(ch_axis=1)
+    weight = torch.randn(3, 5)
+    several(weight)
+    others(weight)
+    with pytest.raises(InvalidSpecError, match="3 and with 5 scales"):
+        product_of_scales([several, others])
 
 
 def test_a_moving_op_takes_the_qparams_of_the_quantized_op_before_it(export, quantize):

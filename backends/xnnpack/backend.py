@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from quantizer_sdk import Backend, QuantizationConfig
 from quantizer_sdk.backend import Runner
@@ -24,8 +25,8 @@ def _quantizer(*, config: QuantizationConfig | None = None) -> XNNPACKQuantizer:
     return quantizer if config is None else quantizer.set_global(config)
 
 
-def _per_tensor() -> XNNPACKQuantizer:
-    return _quantizer(config=get_symmetric_quantization_config(is_per_channel=False))
+def _configured(**arguments: Any) -> Callable[[], XNNPACKQuantizer]:
+    return lambda: _quantizer(config=get_symmetric_quantization_config(**arguments))
 
 
 def _environment() -> Mapping[str, str]:
@@ -40,5 +41,12 @@ BACKEND = Backend(
     ),
     profile=PROFILE,
     peer_quantize=quantize_with_peer,
-    configurations={"s8.pc": _quantizer, "s8.pt": _per_tensor},
+    configurations={
+        "s8.pc": _quantizer,
+        "s8.pt": _configured(is_per_channel=False),
+        "s8.w4.pc": _configured(is_per_channel=True, bits=4),
+        "d8.pc": _configured(is_per_channel=True, is_dynamic=True),
+        "d8.w4.pc": _configured(is_per_channel=True, is_dynamic=True, bits=4),
+        "d8.w4.g32": _configured(is_per_channel=True, is_dynamic=True, bits=4, group_size=32),
+    },
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from quantizer_sdk import Match, QuantizationSpec, Role
+from quantizer_sdk import Match, ProductBiasSpec, QuantizationSpec, Role
 from quantizer_sdk.observers import PerAxis, PerGroup, PerTensor
 from quantizer_sdk.spec import granularity_of
 
@@ -34,39 +34,55 @@ __all__ = [
 
 def keeps_codes_int8(match: Match) -> str | None:
     """Activations int8, weights int8 and symmetric: all else is refused at load, or worse, silently misread."""
+    return "; ".join(_wrong_codes(match)) or None
+
+
+def _wrong_codes(match: Match) -> Iterator[str]:
     for role in (Role.ACT, Role.OUT, Role.WEIGHT):
-        spec = match.config.spec_of(role)
-        if isinstance(spec, QuantizationSpec) and spec.dtype is not torch.int8:
-            return f"{role.value} is {spec.dtype}; XNNPACK's kernels take torch.int8"
-    weight = match.config.weight
+        dtype = getattr(match.config.spec_of(role), "dtype", torch.int8)
+        if dtype is not torch.int8:
+            yield f"{role.value} is {dtype}; XNNPACK's kernels take torch.int8"
+    if missing := _missing_specs(match):
+        yield f"no spec for {' and '.join(missing)}; the kernel has all its tensors quantized"
+    weight, bias = match.config.weight, match.config.bias
     symmetric = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
     if isinstance(weight, QuantizationSpec) and weight.qscheme not in symmetric:
-        return f"the weight's qscheme is {weight.qscheme}; XNNPACK drops the zero point of an affine weight"
+        yield f"the weight's qscheme is {weight.qscheme}; XNNPACK drops the zero point of an affine weight"
+    if isinstance(weight, QuantizationSpec) and weight.ch_axis not in {None, 0}:
+        yield f"the weight's ch_axis is {weight.ch_axis}; in a config it is 0, which each op turns into its own axis"
+    if bias is not None and not (isinstance(bias, ProductBiasSpec) and bias.keep_float):
+        yield "the bias is stored as integers; XNNPACK quantizes a float one itself: ProductBiasSpec(keep_float=True)"
     for _node, _name, operand, value in match.operands():
         spec = operand.spec(match.config)
-        if operand.role is Role.WEIGHT and isinstance(spec, QuantizationSpec):
-            return _weight_kernel(match, spec, _shape(value))
-    return "no spec for a weight; kernels that quantize at run time take int8 ones" if _is_dynamic(match) else None
+        if operand.role is not Role.WEIGHT or not isinstance(spec, QuantizationSpec):
+            continue
+        if (reason := _weight_kernel(match, spec, _shape(value))) is not None:
+            yield reason
+
+
+def _missing_specs(match: Match) -> list[str]:
+    """A kernel that finds one of its tensors float computes in float, or fails to be built."""
+    if match.row.share:
+        return []
+    result = () if _is_dynamic(match) else (Role.OUT,)
+    roles = dict.fromkeys((*(operand.role for _node, _name, operand, _value in match.operands()), *result))
+    return [role.value for role in roles if role is not Role.BIAS and match.config.spec_of(role) is None]
 
 
 def _weight_kernel(match: Match, spec: QuantizationSpec, shape: tuple[int, ...]) -> str | None:
     """Weights have a scale for the tensor or each channel; linear layers also take 4 bits, by groups too."""
     granularity, dynamic = granularity_of(spec), _is_dynamic(match)
-    if match.config.input_activation is None or (match.config.output_activation is None and not dynamic):
-        return "integer weights beside a float activation or result; kernels that multiply integers take neither"
     group = granularity.group_size if isinstance(granularity, PerGroup) else 0
     if not isinstance(granularity, (PerTensor, PerAxis, PerGroup)):
         return f"the weight has {granularity}; kernels take PerTensor(), PerAxis() and PerGroup()"
+    four_bits = (spec.quant_min, spec.quant_max) == (-8, 7)
+    if four_bits and match.nodes[0].target is not torch.ops.aten.linear.default:
+        return "weights of 4 bits, -8..7; of these kernels only that of linear takes them"
     if isinstance(granularity, PerTensor):
         return "one scale for the weight; activations quantized at run time take one a channel" if dynamic else None
-    four_bits = (spec.quant_min, spec.quant_max) == (-8, 7)
     if group and not (four_bits and dynamic and group % 32 == 0):
         return f"groups of {group} in {spec.quant_min}..{spec.quant_max}; dynamic kernels take multiples of 32 in -8..7"
-    if not four_bits:
-        return None
-    if match.nodes[0].target is not torch.ops.aten.linear.default:
-        return "weights of 4 bits, -8..7; of these kernels only that of linear takes them"
-    if shape[1] % (group or 2):
+    if four_bits and shape[1] % (group or 2):
         return f"{shape[1]} input features; in 4 bits the kernel reads multiples of {group or 2}, others wrongly"
     return None
 
@@ -105,7 +121,7 @@ def samples_of_channels(match: Match) -> str | None:
 def transposed_ungrouped(match: Match) -> str | None:
     """Grouped transposed convolutions have no per-channel kernel."""
     groups = match.argument("groups")
-    return None if groups == 1 else f"groups={groups}"
+    return None if groups == 1 else f"groups={groups}; with a scale for each channel the kernel has one group"
 
 
 def scale_one(match: Match) -> str | None:

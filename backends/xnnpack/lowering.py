@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,13 +10,37 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from quantizer_sdk.backend import Delegation, copy_without_guards, strip_boundary
-from quantizer_sdk.backends.xnnpack.own_weights import give_each_call_its_weight
+from quantizer_sdk.backend import (
+    RatioLimit,
+    boundary_of,
+    copy_without_guards,
+    excessive_requantization,
+    give_each_call_its_weight,
+    quantize_padding,
+    strip_boundary,
+)
+from quantizer_sdk.backends.executorch.delegation import delegation_of
+from quantizer_sdk.backends.executorch.importing import importing, quiet
+from quantizer_sdk.backends.executorch.program import ExecuTorchProgram
+from quantizer_sdk.backends.xnnpack.payload import decode_kernels
 from quantizer_sdk.backends.xnnpack.run_time_qparams import ask_for_run_time_qparams, partition_alone
-from quantizer_sdk.backends.xnnpack.runtime import XNNPACKProgram, importing, quiet
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["lower"]
+
+_ATEN = torch.ops.aten
+# ExecuTorch rewrites the weight of a 1-d convolution in place, and fails at a second call of it.
+_REWRITTEN_IN_PLACE = frozenset({_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv_transpose1d.default})
+_GEMM = RatioLimit(limit=256.0, multiplies=True)  # from there on, loading fails
+_SUM = RatioLimit(limit=2.0**20, multiplies=False)  # from there on, and for products, results are silently wrong
+_LIMITS = {
+    **dict.fromkeys(
+        (*_REWRITTEN_IN_PLACE, _ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.conv_transpose2d.input), _GEMM
+    ),
+    **dict.fromkeys((_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default), _GEMM),
+    **dict.fromkeys((_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.sub_.Tensor), _SUM),
+    **dict.fromkeys((_ATEN.mul.Tensor, _ATEN.mul_.Tensor), RatioLimit(limit=2.0**15, multiplies=True)),
+}
 
 
 def lower(
@@ -26,7 +49,8 @@ def lower(
     *,
     dynamic_shapes: Any = None,
     integer_io: bool = False,
-) -> XNNPACKProgram:
+    quantize_io: bool = False,
+) -> ExecuTorchProgram:
     """Lower a float or a converted model to a program that runs on XNNPACK's kernels.
 
     Args:
@@ -38,13 +62,19 @@ def lower(
             planned for the upper bound, so give one: without it ExecuTorch plans for about the example's size and
             the program refuses larger inputs. The example's size in such a dimension must be 2 or more. None keeps
             all shapes as they are.
-        integer_io: Whether inputs and outputs are the raw int8 tensors: see `strip_boundary`.
+        integer_io: Whether inputs and outputs are the raw int8 tensors, where they are quantized: see
+            `strip_boundary`. The suite's name, under which it asks every backend for it.
+        quantize_io: The same for applications, which save the conversions and a float copy at the boundary: the
+            program's `input_qparams` and `output_qparams` say what the codes stand for, and None where a tensor stays
+            float, because the model reads it as float too, quantizes it in two ways, or does not quantize it. A model
+            without any quantized input and output is refused.
 
     Returns:
         The program, not yet loaded: what only XNNPACK itself refuses, its first `run` reports.
 
     Raises:
-        LoweringError: torch.export or ExecuTorch's compiler refuses the model.
+        LoweringError: torch.export or ExecuTorch's compiler refuses the model, a kernel cannot requantize by the ratio
+            of its scales, or `quantize_io` finds nothing to do.
         MissingDependencyError: ExecuTorch is not installed.
     """
     with importing():
@@ -53,21 +83,28 @@ def lower(
 
     inputs = tuple(tensor.detach().contiguous() for tensor in example_inputs)
     with quiet():
-        if integer_io:
+        boundary = boundary_of(model)
+        if quantize_io and not boundary.quantized:
+            message = "quantize_io=True, but the model quantizes none of its inputs and outputs; lower it without"
+            raise LoweringError(message)
+        if integer_io or quantize_io:
             clone, inputs = strip_boundary(model, inputs)
         else:
-            clone = copy_without_guards(model)
-        give_each_call_its_weight(clone)
+            clone, boundary = copy_without_guards(model), boundary.as_float()
+        if excessive := list(excessive_requantization(clone, _LIMITS)):
+            raise LoweringError(f"XNNPACK's kernels cannot compute this model: {'; '.join(excessive)}")
+        quantize_padding(clone)
+        give_each_call_its_weight(clone, _REWRITTEN_IN_PLACE)
         rest = XnnpackPartitioner()
         partitioners = [partition_alone(rest), rest] if ask_for_run_time_qparams(clone) else [rest]
         with _stage("exporting it with torch.export"):
             exported = torch.export.export(clone, inputs, dynamic_shapes=dynamic_shapes, strict=False)
         with _stage("delegating it to XNNPACK"):
             edge = to_edge_transform_and_lower(exported, partitioner=partitioners)
-        delegation = _delegation(edge.exported_program().graph_module)
+        delegation = delegation_of(edge.exported_program().graph_module)
         with _stage("compiling it to an ExecuTorch program"):
             buffer = bytes(edge.to_executorch().buffer)
-    return XNNPACKProgram(buffer, delegation)
+    return ExecuTorchProgram(buffer, delegation, decode_kernels, boundary)
 
 
 @contextlib.contextmanager
@@ -78,21 +115,3 @@ def _stage(action: str) -> Iterator[None]:
     except Exception as e:
         reason = textwrap.shorten(str(e), 400, placeholder=" ...") or "no message"
         raise LoweringError(f"cannot lower the model: {action} failed with {type(e).__name__}: {reason}") from e
-
-
-def _delegation(graph_module: GraphModule) -> Delegation:
-    """Count what was delegated. Operators only: neither the delegate's own calls nor the unpacking of their results."""
-    with importing():
-        from executorch.exir.lowered_backend_module import LoweredBackendModule
-
-    lowered = [module for module in graph_module.modules() if isinstance(module, LoweredBackendModule)]
-    delegated = sum(len(_operators(module.original_module.graph_module)) for module in lowered)
-    return Delegation(subgraphs=len(lowered), delegated=delegated, non_delegated=_operators(graph_module))
-
-
-def _operators(graph_module: GraphModule) -> tuple[str, ...]:
-    """Name the operators that a graph calls, in order ("aten.erf.default"), those in branches of control flow last."""
-    passed_over = (operator.getitem, torch.ops.higher_order.executorch_call_delegate)
-    graphs = [module.graph for module in graph_module.modules() if isinstance(module, GraphModule)]
-    targets = [node.target for graph in graphs for node in graph.nodes if node.op == "call_function"]
-    return tuple(getattr(target, "__name__", str(target)) for target in targets if target not in passed_over)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizer_sdk.backend import Kernel
-from quantizer_sdk.backends.xnnpack.runtime import importing
+from quantizer_sdk.backends.executorch.importing import importing
 from quantizer_sdk.errors import LoweringError, QuantizerError
 
 __all__ = ["decode_kernels"]

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch.fx import GraphModule
 
-from quantizer_sdk.backends.xnnpack.runtime import importing, quiet
+from quantizer_sdk.backends.executorch.importing import importing, quiet
 
 __all__ = ["quantize_with_peer"]
 

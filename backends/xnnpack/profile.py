@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from quantizer_sdk.profile import Arithmetic, Family, Multiplier, Profile, Rounding, ZeroPointOrder
+import torch
+
+from quantizer_sdk.profile import Arithmetic, DynamicArithmetic, Family, Multiplier, Profile, Rounding, ZeroPointOrder
 
 __all__ = ["PROFILE"]
 
@@ -17,6 +19,7 @@ PROFILE = Profile(
         Family.MEAN: Arithmetic(multiplier=Multiplier.FOLDED, zero_point=ZeroPointOrder.BEFORE),
         Family.CLAMP: Arithmetic(zero_point=ZeroPointOrder.BEFORE),
     },
+    dynamic=DynamicArithmetic(group_scales=torch.bfloat16),
     requantization=(2.0**-32, 256.0),
     unsupported={
         "L4.D2/aten.pad/*": "XNNPACK pads in float, between two exact conversions, where no convolution follows",

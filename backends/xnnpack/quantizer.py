@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule
 
-from quantizer_sdk import QuantizationConfig, TableQuantizer
+from quantizer_sdk import InvalidAnnotationError, QuantizationConfig, TableQuantizer
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
 from quantizer_sdk.backends.xnnpack.rewrites import keep_mean_axes, reshape_statically
 from quantizer_sdk.backends.xnnpack.table import ROWS
@@ -30,3 +30,13 @@ class XNNPACKQuantizer(TableQuantizer):
         keep_mean_axes(model)
         reshape_statically(model)
         return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Refuse annotations that XNNPACK's kernels cannot compute, whoever wrote them.
+
+        Raises:
+            InvalidAnnotationError: There are some; states all of them, by node and the user's line.
+        """
+        if found := self.violations(model):
+            message = f"XNNPACK has no kernel for {len(found)} annotated ops: {'; '.join(found)}"
+            raise InvalidAnnotationError(message)

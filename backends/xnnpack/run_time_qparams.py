@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.backends.xnnpack.runtime import importing
+from quantizer_sdk.backends.executorch.importing import importing
 
 __all__ = ["ask_for_run_time_qparams", "partition_alone"]
 

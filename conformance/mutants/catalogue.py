@@ -9,6 +9,8 @@ from quantizer_sdk import Backend
 from quantizer_sdk.conformance.mutants.arithmetic_mutants import ARITHMETIC_MUTANTS
 from quantizer_sdk.conformance.mutants.behaviour_mutants import BEHAVIOUR_MUTANTS
 from quantizer_sdk.conformance.mutants.coverage_mutants import COVERAGE_MUTANTS
+from quantizer_sdk.conformance.mutants.dynamic_mutants import DYNAMIC_MUTANTS
+from quantizer_sdk.conformance.mutants.dynamic_quantizer_mutants import DYNAMIC_QUANTIZER_MUTANTS
 from quantizer_sdk.conformance.mutants.engine_mutants import ENGINE_MUTANTS
 from quantizer_sdk.conformance.mutants.healthy import healthy, healthy_integer_bias, healthy_relu_at_end
 from quantizer_sdk.conformance.mutants.legality_mutants import LEGALITY_MUTANTS
@@ -28,6 +30,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *ENGINE_MUTANTS,
     *ARITHMETIC_MUTANTS,
     *RUNTIME_MUTANTS,
+    *DYNAMIC_MUTANTS,
+    *DYNAMIC_QUANTIZER_MUTANTS,
 )
 """Every wrong backend, by what is wrong."""
 

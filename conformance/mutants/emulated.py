@@ -17,8 +17,10 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk import Profile
 from quantizer_sdk.backend import Delegation, Executable, Kernel, Lower
 from quantizer_sdk.conformance.bench import input_quantizes
+from quantizer_sdk.conformance.dynamic_gemms import dynamic_gemms
 from quantizer_sdk.conformance.emulator import emulate
 from quantizer_sdk.conformance.kernels import Kernels
+from quantizer_sdk.conformance.mutants.emulated_dynamic import DynamicProgram, with_operands
 from quantizer_sdk.conformance.oracle import Site, run_oracle
 from quantizer_sdk.errors import LoweringError
 
@@ -111,6 +113,7 @@ def emulated_lower(
     profile: Profile,
     compute: Compute = predicted,
     program: Callable[..., Executable] = EmulatedProgram,
+    dynamic: Callable[[GraphModule, Profile], Executable] | None = None,
 ) -> Lower:
     """Return what makes emulated programs.
 
@@ -118,6 +121,7 @@ def emulated_lower(
         profile: The kernels' arithmetic.
         compute: What a kernel does.
         program: The class of the programs, called as `EmulatedProgram` is.
+        dynamic: Makes those of graphs with gemms of run-time qparams; None makes right ones.
     """
 
     def lower(
@@ -127,6 +131,8 @@ def emulated_lower(
         dynamic_shapes: Any = None,  # noqa: ARG001  # any size runs
         integer_io: bool = False,
     ) -> Executable:
+        if dynamic_gemms(model):
+            return dynamic(model, profile) if dynamic else DynamicProgram(model, profile, with_operands())
         return program(model, profile, compute, integer_io=integer_io)
 
     return lower

@@ -10,8 +10,8 @@ import torch
 from public_case import emulated, enumerated, narrow, on_xnnpack, rebuilt, row, table, unexecuted
 
 from quantizer_sdk import ACT, LoweringError, ProductBiasSpec, Row, SharedQuantizationSpec, Step, ops
+from quantizer_sdk.backends.executorch.importing import importing
 from quantizer_sdk.backends.xnnpack import get_symmetric_quantization_config
-from quantizer_sdk.backends.xnnpack.runtime import importing
 from quantizer_sdk.conformance.mutants.emulated import predicted
 from quantizer_sdk.conformance.program import Call, Program, Ref
 from quantizer_sdk.conformance.scenario import Scenario

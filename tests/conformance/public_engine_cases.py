@@ -14,7 +14,7 @@ from torchao.quantization.pt2e import quantize_pt2e as their_engine
 from torchao.quantization.pt2e import quantizer as theirs
 from torchao_quantizers import spec
 
-from quantizer_sdk.backends.xnnpack.runtime import quiet
+from quantizer_sdk.backends.executorch.importing import quiet
 from quantizer_sdk.conformance.bench import Bench, export
 from quantizer_sdk.conformance.checks_contract import claimed_is_quantized
 from quantizer_sdk.conformance.outcome import Status

@@ -68,3 +68,18 @@ def test_errors_that_go_one_way_are_a_bias(errors, biased):
 def test_codes_that_prove_nothing_are_mistrusted(r, words):
     found = compared(r, [0] * len(r), 1e-6).mistrusted
     assert found is words if words is None else words in found
+
+
+@pytest.mark.parametrize(
+    ("r", "reason"),
+    [
+        ([3.0, 3.2], "all 2 codes are the same"),
+        ([900.0, -900.0], "all 2 codes are at the ends"),
+        ([3.0], None),
+        ([3.0, 4.0], None),
+    ],
+    ids=["same", "ends", "one code", "different"],
+)
+def test_results_that_any_kernel_gives_prove_nothing(r, reason):
+    found = compared(r, [0] * len(r), 1e-3).vacuous
+    assert found == reason if reason is None else found.startswith(reason)

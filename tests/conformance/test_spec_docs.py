@@ -12,11 +12,21 @@ from sample_reports import sample_report
 
 from quantizer_sdk import Profile, find_backend
 from quantizer_sdk.commands import app
-from quantizer_sdk.conformance import regimes
+from quantizer_sdk.conformance import dynamic_inputs, regimes
 from quantizer_sdk.conformance.outcome import CHECKS, Status, case_check, paragraph_of
 from quantizer_sdk.conformance.report import LEVELS, SUITE
 from quantizer_sdk.conformance.terminal import render
-from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Rounding, ZeroPointOrder
+from quantizer_sdk.profile import (
+    Arithmetic,
+    BiasForm,
+    DynamicArithmetic,
+    Family,
+    Multiplier,
+    Rounding,
+    RunTimeScale,
+    ScaleOrder,
+    ZeroPointOrder,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "docs" / "conformance"
@@ -79,8 +89,9 @@ def test_statuses_levels_and_kinds_of_data_are_told():
     assert index.startswith(f"# {SUITE}:")
     assert [status.value for status in Status if f"\n| {status.value} |" not in index] == []
     assert [level for level in LEVELS if f"\n| {level} " not in index] == []
-    kinds = [name for line in re.findall(r"^- ([\w, ]+):", regimes.__doc__, re.MULTILINE) for name in line.split(", ")]
-    assert "generic" in kinds
+    texts = regimes.__doc__ + dynamic_inputs.__doc__
+    kinds = [name for line in re.findall(r"^- ([\w, ]+):", texts, re.MULTILINE) for name in line.split(", ")]
+    assert {"generic", "rows_ties"} <= set(kinds)
     assert [kind for kind in kinds if f"`{kind}`" not in index and kind not in INTERNAL] == []
 
 
@@ -96,9 +107,13 @@ def test_every_option_of_the_command_line_is_told():
 
 def test_every_field_of_a_profile_is_told():
     text = TEXTS["profiles.md"]
-    fields = {field.name for kind in (Profile, Arithmetic) for field in dataclasses.fields(kind)} - {"name"}
+    fields = {field.name for kind in (Profile, Arithmetic, DynamicArithmetic) for field in dataclasses.fields(kind)} - {
+        "name"
+    }
     assert [name for name in sorted(fields) if f"`{name}" not in text] == []
-    members = [m.name for kind in (Multiplier, Rounding, ZeroPointOrder, BiasForm) for m in kind]
+    members = [
+        m.name for kind in (Multiplier, Rounding, ZeroPointOrder, BiasForm, RunTimeScale, ScaleOrder) for m in kind
+    ]
     members += [family.name for family in Family if family not in {Family.CONSTANT, Family.MIXED}]
     assert [name for name in members if not re.search(rf"\b{name}\b", text)] == []
 

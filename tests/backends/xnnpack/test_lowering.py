@@ -11,9 +11,9 @@ import torch.ao.quantization.fx._decomposed
 from torch import nn
 
 from quantizer_sdk.backend import Executable, strip_boundary
+from quantizer_sdk.backends.executorch.program import _call_runtime
 from quantizer_sdk.backends.xnnpack.lowering import lower
 from quantizer_sdk.backends.xnnpack.payload import _kernels, decode_kernels
-from quantizer_sdk.backends.xnnpack.runtime import _call_runtime
 from quantizer_sdk.errors import LoweringError, MissingDependencyError
 
 pytest.importorskip("executorch")
@@ -288,11 +288,13 @@ def test_saved_program_is_loaded_by_the_runtime(case, tmp_path):
     assert torch.equal(outputs[0], program.run(x)[0])
 
 
-def test_what_xnnpack_refuses_at_load_says_why():
-    x = inputs_like(4, 16)
-    program = lower(export(Linear((1e3, *IN[1:]), (1e-6, *OUT[1:])), x), (x,))
-    with pytest.raises(LoweringError, match=r"load the program.*xnn_status_unsupported_parameter"):
-        program.run(x)
+def test_what_xnnpack_refuses_at_load_names_the_node():
+    def fail():
+        os.write(2, b"[XNNCompiler.cpp:1262] Failed to create StaticConstantPad node 7 with code: xnn_status_invalid\n")
+        raise RuntimeError("Failed to load method forward, error: 0x:1")
+
+    with pytest.raises(LoweringError, match=r"load it: its delegate refuses the node StaticConstantPad with xnn_stat"):
+        _call_runtime("load it", fail)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +395,7 @@ def test_first_use_is_quiet_leaves_logging_alone_and_imports_executorch_only_the
     script = """
         import logging, sys, warnings
         import torch
-        from quantizer_sdk.backends.xnnpack import lowering, payload, runtime
+        from quantizer_sdk.backends.xnnpack import lowering, payload
         assert not any(name.split(".")[0] in ("executorch", "torchao") for name in sys.modules)
         x = torch.zeros(1, 4)
         with warnings.catch_warnings():

@@ -1,4 +1,8 @@
-"""A weight for each call: ExecuTorch rewrites the weight of a 1-d convolution in place, and fails at a second call."""
+"""A weight for each call, for compilers that rewrite the weight of an op in place and so fail at its second call.
+
+Requires a copy of the user's model, whose tensors may be shared with it; these stay as they are. Ensures: no two of the
+given calls read the same constant as their weight.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,17 @@ from torch.fx import GraphModule, Node
 
 __all__ = ["give_each_call_its_weight"]
 
-_ATEN = torch.ops.aten
-_CONVS = frozenset({_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv_transpose1d.default})
 
+def give_each_call_its_weight(model: GraphModule, targets: frozenset[torch._ops.OpOverload]) -> None:
+    """Copy the weights that several calls share, so that each has one of its own.
 
-def give_each_call_its_weight(model: GraphModule) -> None:
-    """Copy the weights that several 1-d convolutions share, so that each has one of its own.
-
-    Requires a copy of the user's model, whose tensors may be shared with it; these stay as they are.
+    Args:
+        model: The graph to change.
+        targets: The ops to look at; their weight is their second operand, there as it is or through a dequantize.
     """
     seen: set[str] = set()
     for call in list(model.graph.nodes):
-        if call.target not in _CONVS:
+        if call.target not in targets:
             continue
         weight = call.args[1]
         constant = weight if weight.op == "get_attr" else weight.args[0]
