@@ -73,21 +73,17 @@ def _missing_specs(match: Match) -> list[str]:
 def _weight_kernel(match: Match, spec: QuantizationSpec, shape: tuple[int, ...]) -> str | None:
     """Weights have a scale for the tensor or each channel; linear layers also take 4 bits, by groups too."""
     granularity, dynamic = granularity_of(spec), _is_dynamic(match)
-    if match.config.input_activation is None or (match.config.output_activation is None and not dynamic):
-        return "integer weights beside a float activation or result; kernels that multiply integers take neither"
     group = granularity.group_size if isinstance(granularity, PerGroup) else 0
     if not isinstance(granularity, (PerTensor, PerAxis, PerGroup)):
         return f"the weight has {granularity}; kernels take PerTensor(), PerAxis() and PerGroup()"
+    four_bits = (spec.quant_min, spec.quant_max) == (-8, 7)
+    if four_bits and match.nodes[0].target is not torch.ops.aten.linear.default:
+        return "weights of 4 bits, -8..7; of these kernels only that of linear takes them"
     if isinstance(granularity, PerTensor):
         return "one scale for the weight; activations quantized at run time take one a channel" if dynamic else None
-    four_bits = (spec.quant_min, spec.quant_max) == (-8, 7)
     if group and not (four_bits and dynamic and group % 32 == 0):
         return f"groups of {group} in {spec.quant_min}..{spec.quant_max}; dynamic kernels take multiples of 32 in -8..7"
-    if not four_bits:
-        return None
-    if match.nodes[0].target is not torch.ops.aten.linear.default:
-        return "weights of 4 bits, -8..7; of these kernels only that of linear takes them"
-    if shape[1] % (group or 2):
+    if four_bits and shape[1] % (group or 2):
         return f"{shape[1]} input features; in 4 bits the kernel reads multiples of {group or 2}, others wrongly"
     return None
 
