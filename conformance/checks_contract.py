@@ -27,13 +27,13 @@ def refusal(bench: Bench) -> str | None:
     """Return why the quantizer left the subject float by a check of its own, if it did.
 
     In a random graph an op may also stand where no row begins with it, as an activation behind a value that has other
-    readers: it is left float for want of a row, and says so.
+    readers: it is left float for want of a row, and says so. So does an op that is only sometimes rewritten.
     """
     rows = {row.name for row in getattr(bench.quantizer(), "rows", ())}
-    random = bench.scenario.subject.startswith("graph.")
+    sometimes = bench.scenario.subject.startswith("graph.") or bench.scenario.row.startswith("rewrite ")
     for op in _subject(bench):
         reason = op.reason if op.state == "float" else None
-        if reason is not None and (reason.split(":")[0] in rows or (random and reason.startswith("no row for"))):
+        if reason is not None and (reason.split(":")[0] in rows or (sometimes and reason.startswith("no row for"))):
             return reason
     return None
 

@@ -84,7 +84,9 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     without = unanswerable(backend)
     declared = {} if backend.profile is None else backend.profile.unsupported
     rewrites = getattr(backend.quantizer(), "rewrites", ())
-    rewritten = tuple(Row(rewrite.name, (Step(rewrite.targets),)) for rewrite in rewrites)
+    rewritten = tuple(
+        Row(f"rewrite {rewrite.name}", (Step(rewrite.targets),), share=rewrite.moves) for rewrite in rewrites
+    )
     return (
         *row_scenarios((*rows, *rewritten), schemes, without),
         *fuzz_scenarios(rows, schemes, without, unsupported=declared),
