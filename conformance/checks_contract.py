@@ -29,10 +29,10 @@ def refusal(bench: Bench) -> str | None:
 
     In a random graph an op may also stand where no row begins with it, as an activation behind a value that has other
     readers: it is left float for want of a row, and says so. So may any op without a weight where activations are
-    quantized at run time: only gemms have kernels for that.
+    quantized at run time, since only gemms have kernels for that, and an op that is only sometimes rewritten.
     """
     rows = {row.name for row in getattr(bench.quantizer(), "rows", ())}
-    rowless = bench.scenario.subject.startswith("graph.")
+    rowless = bench.scenario.subject.startswith("graph.") or bench.scenario.row.startswith("rewrite ")
     rowless |= Scheme.named(bench.scenario.scheme).dynamic and not any(
         str(target).removeprefix("aten.").startswith(_WEIGHTED) for target in bench.scenario.targets
     )

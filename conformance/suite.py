@@ -91,7 +91,9 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     if not plain:
         return special
     rewrites = getattr(backend.quantizer(), "rewrites", ())
-    rewritten = tuple(Row(rewrite.name, (Step(rewrite.targets),)) for rewrite in rewrites)
+    rewritten = tuple(
+        Row(f"rewrite {rewrite.name}", (Step(rewrite.targets),), share=rewrite.moves) for rewrite in rewrites
+    )
     return (
         *row_scenarios((*rows, *rewritten), plain, without),
         *special,
