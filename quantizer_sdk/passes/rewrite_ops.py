@@ -88,7 +88,7 @@ class Rewrite:
         name: Names it in docs and test ids.
         targets: The overloads that it rewrites.
         build: Makes the form that takes the op's place.
-        moves: Whether it only moves elements, which costs nothing beside any op.
+        moves: Whether it adds nothing but moves of elements, so that it costs nothing among float ops either.
         inference_only: Whether it takes what training changes for constants.
     """
 

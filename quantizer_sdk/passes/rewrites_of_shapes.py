@@ -68,5 +68,5 @@ RESHAPE = Rewrite(name="reshape", targets=_VIEWS | _AXES, build=_reshape, moves=
 Left alone where two axes of the result are dynamic: a reshape can leave only one open.
 """
 
-MEAN_KEEPING_AXES = Rewrite(name="mean_keeping_axes", targets=frozenset({_ATEN.mean.dim}), build=_mean)
+MEAN_KEEPING_AXES = Rewrite(name="mean_keeping_axes", targets=frozenset({_ATEN.mean.dim}), build=_mean, moves=True)
 """A mean that drops its axes as one that keeps them and a reshape, exactly."""
