@@ -56,10 +56,10 @@ _LARGE = (
 _SILU = (
     _row(3, 64, 24, True, nn.SiLU, 2),
     _row(3, 96, 24, True, nn.SiLU),
-    _row(3, 96, 40, True, nn.Hardswish, 2),
-    _row(3, 240, 40, True, nn.Hardswish),
-    _row(3, 240, 80, True, nn.SiLU, 2),
-    _row(3, 480, 80, True, nn.SiLU),
+    _row(5, 96, 40, True, nn.Hardswish, 2),
+    _row(5, 240, 40, True, nn.Hardswish),
+    _row(5, 240, 80, True, nn.SiLU, 2),
+    _row(5, 480, 80, True, nn.SiLU),
 )
 
 
