@@ -154,7 +154,7 @@ def operands_fit(match: Match) -> str | None:
             return f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
         if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
             return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
-    return None
+    return _run_time_fits(match)
 
 
 def _run_time_fits(match: Match) -> str | None:
