@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from quantizer_sdk import Row
-from quantizer_sdk.conformance.corpus import FORMS, MOVES, POSITIVE
+from quantizer_sdk.conformance.corpus import FORMS, MOVES, POSITIVE, TABLE_OPS
 from quantizer_sdk.conformance.followers import FOLLOWERS, behind, subject_of
 from quantizer_sdk.conformance.forms import Form
 from quantizer_sdk.conformance.program import Call, Program, Ref

@@ -95,8 +95,8 @@ def row(name):
 
 
 def table(*rows, kind: type[TableQuantizer] = XNNPACKQuantizer) -> type[TableQuantizer]:
-    """Return a quantizer class with these rows only, and so with few cases."""
-    return type(kind.__name__, (kind,), {"rows": rows})
+    """Return a quantizer class with these rows only, and so with few cases, that does not validate itself."""
+    return type(kind.__name__, (kind,), {"rows": rows, "validate": Quantizer.validate})
 
 
 def narrow(*names: str, kind: type[TableQuantizer] = XNNPACKQuantizer) -> type[TableQuantizer]:

@@ -202,7 +202,7 @@ def test_what_the_real_runtime_computes_in_float_is_read_back_by_public_packages
     assert "Convert" in outcome.message
     found, printed = execute(text)
     assert found is True
-    assert "XNNConvert(xnn_datatype_qint8, xnn_datatype_fp32)" in printed
+    assert "XNNStaticConstantPad(xnn_datatype_fp32, xnn_datatype_fp32)" in printed
 
 
 def test_numbers_survive_as_literals():
