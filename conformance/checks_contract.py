@@ -36,7 +36,9 @@ def refusal(bench: Bench) -> str | None:
     rowless |= Scheme.named(bench.scenario.scheme).dynamic and not any(
         str(target).removeprefix("aten.").startswith(_WEIGHTED) for target in bench.scenario.targets
     )
-    for op in _subject(bench):
+    # An op that was rewritten all the same, for another reason than to quantize it, is there by another name.
+    subject = _subject(bench) or (bench.explanation.ops if bench.scenario.row.startswith("rewrite ") else ())
+    for op in subject:
         reason = op.reason if op.state == "float" else None
         if reason is not None and (reason.split(":")[0] in rows or (rowless and reason.startswith("no row for"))):
             return reason

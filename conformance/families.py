@@ -35,6 +35,8 @@ EXPORTS = ("strict", "no_grad", "dynamic", "called_twice", "training_export", "a
 
 _SECOND_NAMES = frozenset({aten.constant_pad_nd.default, aten.conv1d.padding, aten.conv2d.padding})
 _NAMESAKES = frozenset({aten.cat.default, aten.concat.default, aten.concatenate.default})
+_SIZED = frozenset({aten.squeeze.dim, aten.unsqueeze.default, aten.unflatten.int})
+"""Ops that backends write as reshapes to the sizes of the example, which leave no other batch."""
 _FEEDERS = (aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sigmoid.default, aten.hardtanh.default)
 _POSITIVE_FEEDERS = (aten.sigmoid.default, aten.exp.default)
 _STEPS = frozenset({aten.ceil.default, aten.floor.default})  # some whole numbers, of which it is no chance to be a tie
@@ -80,6 +82,8 @@ def applies(check: str, scenario: Scenario) -> bool:
         return grows_with_inputs(program)
     if check == "R5":
         return output_channels(program, scenario.length) is not None
+    if check == "R6" and any(call.target in _SIZED for call in program.calls):
+        return False
     if check == "R6" or scenario.data in {"dynamic", "dynamic_batch"}:
         return batch_size(program) is not None
     return scenario.data != "alias" or scenario.targets[0] in _NAMESAKES
@@ -218,7 +222,10 @@ def _sides(base: Scenario) -> Iterator[Scenario]:
     if base.length > 1:
         yield replace(base, data="zp_inside", checks=_TIES)
     yield from (replace(base, data=kind, checks=("C5",)) for kind in MALFORMED)
-    yield from (replace(base, data=kind, checks=("E2",)) for kind in EXPORTS)
+    for kind in EXPORTS:
+        # Functions of positive numbers magnify the rounding of their operand: of two calls each has another luck.
+        if kind != "called_twice" or base.targets[0] not in POSITIVE:
+            yield replace(base, data=kind, checks=("E2",))
     yield from _residual(base)
     last = Ref("v", len(base.program.calls) - 1)
     both = Program(

@@ -61,14 +61,18 @@ def place_again(draft: Draft, choices: Choices) -> Ref | None:
     return None
 
 
+_UNPLACED = frozenset({aten.exp.default, aten.ceil.default, aten.floor.default})
+
+
 def _may_read(draft: Draft, target: _Overload, operand: Ref) -> bool:
     """Whether an op may stand on a value whatever its shape.
 
     An op that moves codes needs some to move, so it follows a call. One that writes over its operand takes a result
     that nothing else reads and that is no view. A clamp behind a clamp may leave nothing but one value. Functions of
-    positive numbers, and exp, give NaN or infinity on operands of unknown range.
+    positive numbers, and exp, give NaN or infinity on operands of unknown range; ceil and floor jump where an operand's
+    own error crosses a whole number.
     """
-    if target in POSITIVE or target is aten.exp.default:
+    if target in POSITIVE or target in _UNPLACED:
         return False
     maker = draft.target_of(operand)
     if target._schema.is_mutable and (maker is None or maker in MOVES or operand not in draft.unread()):
