@@ -29,6 +29,10 @@ from typing import Any
 
 import torch
 
+_FUSED = {f"XNN{name}" for name in ("Convert", "Abs", "Ceiling", "Clamp", "Cos", "ELU", "Exp", "Floor", "Gelu", "Log")}
+_FUSED |= {f"XNN{name}" for name in ("Hardswish", "LeakyReLU", "Negate", "Sigmoid", "Sin", "Square", "SquareRoot")}
+_FUSED |= {"XNNTanh", "XNNReciprocalSquareRoot"}
+
 __all__ = ["floats", "run"]
 
 
@@ -54,11 +58,14 @@ def floats(model: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> list[str]:
 
 
 def _compiled(model: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import EluConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    partitioner = XnnpackPartitioner(configs=[*ALL_PARTITIONER_CONFIGS, EluConfig])
     exported = torch.export.export(model, tuple(inputs), strict=False)
-    return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    return to_edge_transform_and_lower(exported, partitioner=[partitioner])
 
 
 def _decoded(payload: bytes) -> Any:
@@ -81,12 +88,20 @@ def _float_nodes(graph: Any) -> Iterator[str]:
     """Yield the nodes that have a float tensor, biases apart."""
     tensors = [entry["xvalue_union"] for entry in graph["xvalues"]]
     kinds = {tensor["id_out"]: tensor["datatype"] for tensor in (value.get("tensor_value", value) for value in tensors)}
-    for entry in graph["xnodes"]:
-        used = [
-            kinds.get(id_, "") for key, id_ in entry["xnode_union"].items() if key.endswith("_id") and "bias" not in key
-        ]
-        if any(kind.endswith(("_fp32", "_fp16", "_invalid")) for kind in used):
-            yield f"{entry['xnode_union_type']}({', '.join(used)})"
+    nodes = [
+        (
+            entry["xnode_union_type"],
+            [(key, id_) for key, id_ in entry["xnode_union"].items() if key.endswith("_id") and "bias" not in key],
+        )
+        for entry in graph["xnodes"]
+    ]
+    readers = [id_ for _name, used in nodes for key, id_ in used if not key.startswith("output")]
+    alone = {id_ for id_ in kinds if readers.count(id_) == 1 and id_ not in graph["input_ids"] + graph["output_ids"]}
+    for name, used in nodes:
+        found = [kinds.get(id_, "") for _key, id_ in used]
+        floats = {id_ for _key, id_ in used if kinds.get(id_, "").endswith(("_fp32", "_fp16", "_invalid"))}
+        if floats and not (name in _FUSED and floats <= alone):  # the runtime makes a table of a chain of such nodes
+            yield f"{name}({', '.join(found)})"
 
 
 class Model(torch.nn.Module):
