@@ -39,7 +39,8 @@ _SIZED = frozenset({aten.squeeze.dim, aten.unsqueeze.default, aten.unflatten.int
 """Ops that backends write as reshapes to the sizes of the example, which leave no other batch."""
 _FEEDERS = (aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sigmoid.default, aten.hardtanh.default)
 _POSITIVE_FEEDERS = (aten.sigmoid.default, aten.exp.default)
-_STEPS = frozenset({aten.ceil.default, aten.floor.default})  # some whole numbers, of which it is no chance to be a tie
+# Some whole numbers, or, where tanh saturates, one: whether that is next to a tie is no matter of chance.
+_STEPS = frozenset({aten.ceil.default, aten.floor.default, aten.tanh.default})
 _GEMMS = ("conv", "linear", "addmm", "mm", "matmul", "bmm")
 
 
