@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,15 @@ class Closeness:
     def falls_short(self) -> bool:
         """Whether it is below by more."""
         return self.sqnr_db < self.baseline_db - self.allowed_db
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the figures by the names that reports know."""
+        return {
+            "sqnr_db": round(self.sqnr_db, 2),
+            "baseline_db": round(self.baseline_db, 2),
+            "values": self.elements,
+            "allowed_db": round(self.allowed_db, 2),
+        }
 
     def _decibels(self, noise: float) -> float:
         if noise == 0.0:

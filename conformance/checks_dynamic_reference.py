@@ -6,8 +6,6 @@ codes. So a zero point or a code next to a tie may be either, and nothing after 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -122,12 +120,7 @@ def close_to_float(bench: DynamicBench) -> Finding:
         for row in zip(wanted.detach(), ours, plain, strict=True):
             size = float(row[0].abs().max()) or 1.0  # a row of large numbers must not hide the others
             closeness.add(*[tensor / size for tensor in row])
-    numbers: dict[str, Any] = {
-        "sqnr_db": round(closeness.sqnr_db, 2),
-        "baseline_db": round(closeness.baseline_db, 2),
-        "values": closeness.elements,
-        "allowed_db": round(closeness.allowed_db, 2),
-    }
+    numbers = closeness.numbers()
     if closeness.signal == 0.0:
         return short(Status.MISTRUSTED, "constant", "the float model's results are all zero", numbers)
     if closeness.falls_short:

@@ -55,12 +55,7 @@ def close_to_float(bench: Bench) -> Finding:
         plain = baseline_codes(bench.module, batches, batch, Scheme.named(bench.scenario.scheme).weight_bits)
         for results in zip(wanted, ours, plain, strict=True):
             closeness.add(*results)
-    numbers = {
-        "sqnr_db": round(closeness.sqnr_db, 2),
-        "baseline_db": round(closeness.baseline_db, 2),
-        "values": closeness.elements,
-        "allowed_db": round(closeness.allowed_db, 2),
-    }
+    numbers = closeness.numbers()
     if closeness.signal == 0.0:
         return short(Status.MISTRUSTED, "constant", "the float model's results are all zero", numbers)
     if closeness.falls_short:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,10 +149,6 @@ class Kernels:
             node for node in model.graph.nodes if node.op == "call_function" and _computes(node) and node not in inside
         )
         return cls(found=tuple(found), loose=loose)
-
-    def of_ops(self, targets: tuple[Any, ...]) -> Iterator[Kernel]:
-        """Yield the kernels of a chain of overloads."""
-        yield from (kernel for kernel in self.found if kernel.targets == targets)
 
 
 def _computes(node: Node) -> bool:

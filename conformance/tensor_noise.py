@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from quantizer_sdk.conformance.bench import Bench
-from quantizer_sdk.conformance.corpus import MOVES
+from quantizer_sdk.conformance.corpus import CLAMPS, MOVES
 from quantizer_sdk.conformance.kernels import Kernels, QParams, attribute, is_dequantize, is_quantize
 from quantizer_sdk.conformance.scheme import Scheme
 
@@ -29,17 +29,7 @@ aten = torch.ops.aten
 _SQUARE_SPREAD = 0.8
 """Variance of the square of a number uniform in ±1/2 step, over the square of its mean: (1/80 - 1/144) · 144."""
 
-_KEEP_RANGE = MOVES | {
-    aten.relu.default,
-    aten.relu_.default,
-    aten.relu6.default,
-    aten.relu6_.default,
-    aten.hardtanh.default,
-    aten.hardtanh_.default,
-    aten.clamp.default,
-    aten.clamp_.default,
-    aten.clamp_min.default,
-    aten.clamp_max.default,
+_KEEP_RANGE = MOVES.union(CLAMPS) | {
     aten.mean.dim,
     aten.adaptive_avg_pool2d.default,
     aten.avg_pool2d.default,
