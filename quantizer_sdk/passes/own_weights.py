@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.constants import Constants
+
 __all__ = ["give_each_call_its_weight"]
 
 
@@ -19,7 +21,7 @@ def give_each_call_its_weight(model: GraphModule, targets: frozenset[torch._ops.
         model: The graph to change.
         targets: The ops to look at; their weight is their second operand, there as it is or through a dequantize.
     """
-    seen: set[str] = set()
+    constants, seen = Constants(model), set[str]()
     for call in list(model.graph.nodes):
         if call.target not in targets:
             continue
@@ -28,28 +30,21 @@ def give_each_call_its_weight(model: GraphModule, targets: frozenset[torch._ops.
         if not isinstance(constant, Node) or constant.op != "get_attr":
             continue
         name = str(constant.target)
-        if name not in seen:
-            seen.add(name)
-            continue
-        _replace(model, call, weight, constant)
+        if name in seen:
+            _replace(constants, call, weight, constant)
+        seen.add(name)
+    model.graph.eliminate_dead_code()
+    model.recompile()
 
 
-def _replace(model: GraphModule, call: Node, weight: Node, constant: Node) -> None:
+def _replace(constants: Constants, call: Node, weight: Node, constant: Node) -> None:
     """Let a call read a copy of its weight, through a copy of the dequantize that is between, if there is one."""
-    value: object = model
-    for part in str(constant.target).split("."):
-        value = getattr(value, part)
-    assert isinstance(value, torch.Tensor)
-    name = f"own_weight_{sum(key.startswith('own_weight_') for key in dict(model.named_buffers()))}"
-    model.register_buffer(name, value.detach().clone())
-    with model.graph.inserting_before(call):
-        copied = model.graph.get_attr(name)
-        copied.meta.update(constant.meta)
+    graph = call.graph
+    with graph.inserting_before(call):
+        copied = constants.add("own_weight", constants.read(constant).detach().clone(), like=constant)
         if weight is not constant:
             operands = (copied, *weight.args[1:])
-            dequantized = model.graph.call_function(weight.target, operands, dict(weight.kwargs))  # type: ignore[arg-type]
+            dequantized = graph.call_function(weight.target, operands, dict(weight.kwargs))  # type: ignore[arg-type]
             dequantized.meta.update(weight.meta)
             copied = dequantized
     call.replace_input_with(weight, copied)
-    model.graph.eliminate_dead_code()
-    model.recompile()
