@@ -7,7 +7,6 @@ their profile says is what K1 shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +14,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk import Profile
-from quantizer_sdk.backend import Delegation, Executable, Kernel, Lower
+from quantizer_sdk.backend import Executable, Kernel, Lower
 from quantizer_sdk.conformance.bench import input_quantizes
 from quantizer_sdk.conformance.dynamic_gemms import dynamic_gemms
 from quantizer_sdk.conformance.emulator import emulate
 from quantizer_sdk.conformance.kernels import Kernels
 from quantizer_sdk.conformance.mutants.emulated_dynamic import DynamicProgram, with_operands
+from quantizer_sdk.conformance.mutants.software_program import SoftwareProgram
 from quantizer_sdk.conformance.oracle import Site, run_oracle
 from quantizer_sdk.errors import LoweringError
 
@@ -43,7 +43,7 @@ def predicted(site: Site, profile: Profile, _node: Node) -> Tensor:
     return codes
 
 
-class EmulatedProgram:
+class EmulatedProgram(SoftwareProgram):
     """A converted graph, interpreted kernel by kernel.
 
     Args:
@@ -54,7 +54,7 @@ class EmulatedProgram:
     """
 
     def __init__(self, model: GraphModule, profile: Profile, compute: Compute, *, integer_io: bool) -> None:
-        self.model = model
+        super().__init__(model)
         self.profile = profile
         self.compute = compute
         self.integer_io = integer_io
@@ -94,19 +94,6 @@ class EmulatedProgram:
             )
             for kernel in Kernels.of(self.model).found
         )
-
-    def delegation(self) -> Delegation:
-        """Return all as delegated."""
-        return Delegation(subgraphs=1, delegated=len(self.kernels()), non_delegated=())
-
-    def save(self, path: str | Path) -> None:
-        """Write the graph's code."""
-        Path(path).write_text(self.model.code)
-
-    @property
-    def size(self) -> int:
-        """The length of the graph's code."""
-        return len(self.model.code)
 
 
 def emulated_lower(

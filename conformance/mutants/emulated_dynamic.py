@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from quantizer_sdk import Profile
-from quantizer_sdk.backend import Delegation, Kernel
+from quantizer_sdk.backend import Kernel
 from quantizer_sdk.conformance.dynamic_emulator import Operands, operands_of, scaled
 from quantizer_sdk.conformance.dynamic_gemms import DynamicGemm, dynamic_gemms
+from quantizer_sdk.conformance.mutants.software_program import SoftwareProgram
 from quantizer_sdk.errors import LoweringError
 from quantizer_sdk.profile import DynamicArithmetic
 
@@ -48,7 +48,7 @@ def with_arithmetic(**changes: Any) -> DynamicCompute:
     return compute
 
 
-class DynamicProgram:
+class DynamicProgram(SoftwareProgram):
     """A converted graph whose gemms of run-time qparams are computed by kernels, and all else in float.
 
     Args:
@@ -63,7 +63,7 @@ class DynamicProgram:
     def __init__(self, model: GraphModule, profile: Profile, compute: DynamicCompute) -> None:
         if profile.dynamic is None:
             raise LoweringError(f"profile {profile.name!r} has no kernels that quantize at run time")
-        self.model = model
+        super().__init__(model)
         self.arithmetic = profile.dynamic
         self.compute = compute
 
@@ -83,19 +83,6 @@ class DynamicProgram:
                 Kernel(name=name, inputs=("QDINT8", "QINT8"), outputs=("FP32",), integer=False, conversion=False),
             ]
         return tuple(found)
-
-    def delegation(self) -> Delegation:
-        """Return all as delegated."""
-        return Delegation(subgraphs=1, delegated=len(self.kernels()), non_delegated=())
-
-    def save(self, path: str | Path) -> None:
-        """Write the graph's code."""
-        Path(path).write_text(self.model.code)
-
-    @property
-    def size(self) -> int:
-        """The length of the graph's code."""
-        return len(self.model.code)
 
 
 class _Computing(Interpreter):
