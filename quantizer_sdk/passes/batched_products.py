@@ -17,6 +17,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.operands import argument
+from quantizer_sdk.passes.call_before import call_before
 from quantizer_sdk.provenance import value_of
 
 __all__ = ["batch_products"]
@@ -34,11 +35,11 @@ def batch_products(model: GraphModule) -> None:
         if node.target is _ATEN.matmul.default:
             left, right = node.args
             if _have_one_batch(left, right):
-                _replace(model, node, _product(model, node, left, right, like=left))
+                _replace(model, node, _product(node, left, right, like=left))
         elif node.target is _ATEN.scaled_dot_product_attention.default and _is_plain(node):
             query, key, value = node.args[:3]
             if _have_one_batch(query, key, value):
-                _replace(model, node, _attention(model, node, query, key, value))
+                _replace(model, node, _attention(node, query, key, value))
 
 
 def _is_plain(node: Node) -> bool:
@@ -47,39 +48,30 @@ def _is_plain(node: Node) -> bool:
     return unset and argument(node, "attn_mask") is None and (scale is None or isinstance(scale, float))
 
 
-def _attention(model: GraphModule, node: Node, query: Any, key: Any, value: Any) -> Node:
+def _attention(node: Node, query: Any, key: Any, value: Any) -> Node:
     scale = argument(node, "scale")
     if scale is None:
         scale = 1 / math.sqrt(value_of(query).shape[-1])
-    with model.graph.inserting_before(node):
-        transposed = _call(model, node, _ATEN.transpose.int, key, -2, -1)
-        scores = _product(model, node, query, transposed, like=query)
-        scaled = _call(model, node, _ATEN.div.Tensor, scores, 1 / scale)
-        weights = _call(model, node, _ATEN.softmax.int, scaled, -1)
-        return _product(model, node, weights, value, like=query)
+    transposed = call_before(node, _ATEN.transpose.int, key, -2, -1)
+    scores = _product(node, query, transposed, like=query)
+    scaled = call_before(node, _ATEN.div.Tensor, scores, 1 / scale)
+    weights = call_before(node, _ATEN.softmax.int, scaled, -1)
+    return _product(node, weights, value, like=query)
 
 
-def _product(model: GraphModule, node: Node, left: Any, right: Any, *, like: Any) -> Node:
+def _product(node: Node, left: Any, right: Any, *, like: Any) -> Node:
     """Insert the product of two tensors with the leading axes of `like`."""
     leading = value_of(like).shape[:-2]
-    with model.graph.inserting_before(node):
-        if len(leading) == 1:
-            return _call(model, node, _ATEN.bmm.default, left, right)
-        batch = -1 if any(not isinstance(size, int) for size in leading) else math.prod(leading)
-        flat = (
-            _call(model, node, _ATEN.reshape.default, operand, [batch, *value_of(operand).shape[-2:]])
-            for operand in (left, right)
-        )
-        product = _call(model, node, _ATEN.bmm.default, *flat)
-        sizes = [size if isinstance(size, int) else -1 for size in leading]
-        return _call(model, node, _ATEN.reshape.default, product, [*sizes, *value_of(product).shape[-2:]])
-
-
-def _call(model: GraphModule, node: Node, target: torch._ops.OpOverload, *args: Any) -> Node:
-    made = model.graph.call_function(target, args)
-    made.meta.update(node.meta)
-    made.meta["val"] = target(*torch.fx.node.map_arg(args, value_of))
-    return made
+    if len(leading) == 1:
+        return call_before(node, _ATEN.bmm.default, left, right)
+    batch = -1 if any(not isinstance(size, int) for size in leading) else math.prod(leading)
+    flat = (
+        call_before(node, _ATEN.reshape.default, operand, [batch, *value_of(operand).shape[-2:]])
+        for operand in (left, right)
+    )
+    product = call_before(node, _ATEN.bmm.default, *flat)
+    sizes = [size if isinstance(size, int) else -1 for size in leading]
+    return call_before(node, _ATEN.reshape.default, product, [*sizes, *value_of(product).shape[-2:]])
 
 
 def _replace(model: GraphModule, node: Node, new: Node) -> None:

@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.constants import Constants, erase_unused
 from quantizer_sdk.decision import absorb
 from quantizer_sdk.match import is_constant
+from quantizer_sdk.passes.call_before import call_before
 from quantizer_sdk.provenance import value_of
 
 __all__ = ["Replacement", "Rewrite", "rewrite_ops"]
@@ -39,10 +40,7 @@ class Replacement:
 
     def call(self, target: torch._ops.OpOverload, *args: Any) -> Node:
         """Append a call of an overload."""
-        with self._model.graph.inserting_before(self._node):
-            made = self._model.graph.call_function(target, args)
-        made.meta.update(self._node.meta)
-        made.meta["val"] = target(*torch.fx.node.map_arg(args, value_of))
+        made = call_before(self._node, target, *args)
         self.made.append(made)
         return made
 

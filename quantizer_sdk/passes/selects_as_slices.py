@@ -12,6 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.operands import argument
+from quantizer_sdk.passes.call_before import call_before
 from quantizer_sdk.provenance import value_of
 
 __all__ = ["selects_as_slices"]
@@ -48,12 +49,8 @@ def _take(model: GraphModule, node: Node, result: Node, index: Any) -> None:
     operand, axis = argument(node, "self"), argument(node, "dim")
     index %= value_of(operand).shape[axis]
     shape = [size if isinstance(size, int) else -1 for size in value_of(result).shape]
-    with model.graph.inserting_before(node):
-        part = model.graph.call_function(_ATEN.slice.Tensor, (operand, axis, index, index + 1))
-        taken = model.graph.call_function(_ATEN.reshape.default, (part, shape))
-    for made in (part, taken):
-        made.meta.update(node.meta)
-    part.meta["val"] = _ATEN.slice.Tensor(value_of(operand), axis, index, index + 1)
+    part = call_before(node, _ATEN.slice.Tensor, operand, axis, index, index + 1)
+    taken = call_before(node, _ATEN.reshape.default, part, shape)
     taken.meta["val"] = value_of(result)
     result.replace_all_uses_with(taken)
     model.graph.erase_node(result)
