@@ -30,5 +30,7 @@ def test_attention_is_one_subgraph_with_the_linear_layers_around_it(export, quan
     assert program.delegation().non_delegated == ()
     assert sum(kernel.name == "FullyConnected" and kernel.integer for kernel in program.kernels()) == 4
     (found,) = program.run(x)
+    # The products between are float: a code of the last layer's operand may be another, which moves results by a step.
+    step = [node.args[1] for node in converted.graph.nodes if ".quantize_per_tensor" in str(node.target)][-1]
     with torch.no_grad():
-        torch.testing.assert_close(found, converted(x), rtol=0, atol=0.02)
+        torch.testing.assert_close(found, converted(x), rtol=0, atol=min(2 * step, 0.02))

@@ -154,13 +154,16 @@ def test_open_batch_and_readers_of_one_tensor(export, tmp_path):
     ids=["depthwise", "one_channel", "transposed_one_channel", "transposed_grouped", "same"],
 )
 def test_without_a_kernel_it_stays_float(export, module, words):
-    x = images(module.in_channels)
-    model = dynamic.quantized(export, nn.Sequential(module, nn.Conv2d(8, 4, 3)), x)
+    x, second = images(module.in_channels), nn.Conv2d(8, 4, 3)
+    model = dynamic.quantized(export, nn.Sequential(module, second), x)
     first, last = explain(model).ops
     assert (first.state, last.state) == ("float", "quantized")
     assert re.search(words, first.reason)
     program, _ = dynamic.lowered(model, x)
-    assert torch.allclose(program.run(x)[0], model(x), rtol=0, atol=0.2)
+    # The float layer sums in another order: a code of the second one's operand may be another, at any of its weights.
+    between = module(x)
+    code = float((between.max() - between.min()) / 255 * second.weight.abs().max())
+    assert torch.allclose(program.run(x)[0], model(x), rtol=0, atol=min(2 * code, 0.2))
 
 
 def test_an_image_without_a_batch_stays_float(export):
