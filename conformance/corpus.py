@@ -156,6 +156,7 @@ FORMS: Mapping[_Overload, tuple[Form, ...]] = MappingProxyType(
             dropped=((1, 6, 5, 4), (-1, -2)),
             one_pixel_=((1, 3, 1, 1), (2, 3), True),
             large_=((1, 2, 17, 19), (2, 3), True),
+            signal_=((2, 5, 9), (-1,)),
             off_simd_=((2, 67, 3, 3), (2, 3), True),
         ),
         aten.adaptive_avg_pool2d.default: _each(
@@ -165,6 +166,7 @@ FORMS: Mapping[_Overload, tuple[Form, ...]] = MappingProxyType(
             uneven_=((1, 3, 5, 2), (1, 1)),
             to_two_=((1, 3, 4, 4), (2, 2)),
         ),
+        aten.adaptive_avg_pool1d.default: _each(aten.adaptive_avg_pool1d.default, a9=((2, 5, 9), (1,))),
         aten.avg_pool2d.default: _each(
             aten.avg_pool2d.default,
             a2x2=((1, 3, 8, 8), (2, 2)),

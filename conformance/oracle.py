@@ -315,12 +315,16 @@ def _average(target: _Target, args: _Args) -> Traced:
     return value.average(_evaluated(target, args), sums, counts.long())
 
 
+_GLOBAL_POOLS = (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)
+
+
 def _mean(target: _Target, args: _Args) -> Traced:
     """Trace a mean over axes or over the whole image."""
     value = _traced(args["self"])
-    if target is aten.adaptive_avg_pool2d.default:
-        _require(list(args["output_size"]) == [1, 1], "an output of 1x1")
-        return value.mean([-2, -1], keepdim=True)
+    if target in _GLOBAL_POOLS:
+        axes = range(-len(args["output_size"]), 0)
+        _require(all(size == 1 for size in args["output_size"]), "one element of output")
+        return value.mean(list(axes), keepdim=True)
     _require(args["dtype"] in {None, torch.float32}, "a float32 result")
     return value.mean(args["dim"] or range(len(value.exact.shape)), args["keepdim"])
 
@@ -371,7 +375,7 @@ _ROWS: tuple[tuple[Callable[[_Target, _Args], Any], tuple[_Target, ...]], ...] =
     (_clamp, (aten.relu.default, aten.relu_.default, aten.relu6.default, aten.clamp_min.default)),
     (_clamp, (aten.relu6_.default, aten.clamp_min_.default, aten.clamp_max.default, aten.clamp_max_.default)),
     (_clamp, (aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default)),
-    (_mean, (aten.mean.dim, aten.adaptive_avg_pool2d.default)),
+    (_mean, (aten.mean.dim, *_GLOBAL_POOLS)),
     (_max_pool, (aten.max_pool2d.default,)),
     (_table, tuple(_TABLES)),
     (_softmax, (aten.softmax.int,)),

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 _RELUS = frozenset({aten.relu.default, aten.relu_.default})
 _ADDITIVE = ("add.", "add_", "sub.", "sub_")
-_LINEAR = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "mul", "mean", "adaptive_avg_pool2d", "avg_pool2d")
+_LINEAR = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "mul", "mean", "adaptive_avg_pool", "avg_pool2d")
 _CHANNELLED = ("conv", "linear", "addmm")
 
 

@@ -31,6 +31,7 @@ _SQUARE_SPREAD = 0.8
 
 _KEEP_RANGE = MOVES.union(CLAMPS) | {
     aten.mean.dim,
+    aten.adaptive_avg_pool1d.default,
     aten.adaptive_avg_pool2d.default,
     aten.avg_pool2d.default,
 }

@@ -17,6 +17,7 @@ from quantizer_sdk.passes.float_products import detach_run_time_weights, write_o
 from quantizer_sdk.passes.own_weights import give_each_call_its_weight
 from quantizer_sdk.passes.quantize_padding import quantize_padding
 from quantizer_sdk.passes.selects_as_slices import selects_as_slices
+from quantizer_sdk.passes.spelled_out_arguments import spell_out_arguments
 from quantizer_sdk.profile import Profile
 from quantizer_sdk.provenance import source_line
 from quantizer_sdk.quiet_logs import quiet_logs
@@ -55,6 +56,7 @@ __all__ = [
     "requantizing_clamps",
     "selects_as_slices",
     "source_line",
+    "spell_out_arguments",
     "strip_boundary",
     "write_out_addmm",
 ]

@@ -12,10 +12,11 @@ from quantizer_sdk.passes.rewrites_of_functions import (
     SCALAR_OPERANDS,
     SILU,
 )
-from quantizer_sdk.passes.rewrites_of_gemms import AVERAGE_POOL, BATCH_NORM, MATMUL
-from quantizer_sdk.passes.rewrites_of_shapes import MEAN_KEEPING_AXES, RESHAPE, SPLIT_AS_SLICES
+from quantizer_sdk.passes.rewrites_of_gemms import ADDMM, AVERAGE_POOL, BATCH_NORM, MATMUL
+from quantizer_sdk.passes.rewrites_of_shapes import MEAN_KEEPING_AXES, MEAN_OF_SIGNAL, RESHAPE, SPLIT_AS_SLICES
 
 __all__ = [
+    "ADDMM",
     "AVERAGE_POOL",
     "BATCH_NORM",
     "CLAMP_AS_HARDTANH",
@@ -23,6 +24,7 @@ __all__ = [
     "HARDSIGMOID",
     "MATMUL",
     "MEAN_KEEPING_AXES",
+    "MEAN_OF_SIGNAL",
     "POWER",
     "RESHAPE",
     "SCALAR_OPERANDS",

@@ -45,7 +45,7 @@ class TableQuantizer(Quantizer):
 
     `rewrites` are tried before annotation: an op is written otherwise if rows claim all that takes its place, and it
     stands beside an op that a row claims or at the model's border. Between float ops conversions cost more than it
-    saves.
+    saves, unless it becomes a gemm.
 
     Rules go by precedence: module name, module type, op type, global. A config of None leaves what the rule covers
     float. As in PT2E, once any rule is set, only ops that a rule covers are quantized.
@@ -120,7 +120,7 @@ class TableQuantizer(Quantizer):
             def applies(rewrite: Rewrite, node: Node) -> bool:
                 config, _rule = configure(node)
                 trained = rewrite.inference_only and config is not None and config.is_qat
-                return not trained and (rewrite.moves or _stands_by_claimed(node, claimed))
+                return not trained and (rewrite.moves or rewrite.gemm or _stands_by_claimed(node, claimed))
 
             rewrite_ops(model, self.rewrites, claimed, applies)
         return model

@@ -14,7 +14,6 @@ from quantizer_sdk.spec import granularity_of
 
 __all__ = [
     "averages_last_two",
-    "bias_is_vector",
     "function_itself",
     "joins_at_most_five",
     "keeps_codes_int8",
@@ -23,7 +22,6 @@ __all__ = [
     "pads_with_zeros",
     "pool_is_global",
     "quantizes_each_pixel",
-    "read_by_no_convolution",
     "samples_of_channels",
     "scale_one",
     "slices_by_one",
@@ -126,34 +124,9 @@ def transposed_ungrouped(match: Match) -> str | None:
 
 
 def scale_one(match: Match) -> str | None:
-    """Kernels of addmm, add and sub know no factors."""
-    for name in ("alpha", "beta"):
-        try:
-            value = match.argument(name)
-        except KeyError:
-            continue
-        if value != 1:
-            return f"{name}={value}; the kernel computes with {name}=1"
-    return None
-
-
-def bias_is_vector(match: Match) -> str | None:
-    """The bias of addmm has one element an output feature."""
-    rank = _rank(match.argument("self"))
-    return None if rank in (None, 1) else f"a bias of rank {rank}; the kernel takes one element an output feature"
-
-
-def read_by_no_convolution(match: Match) -> str | None:
-    """ExecuTorch takes a product's operand for an image if a convolution comes anywhere after it."""
-    readers = [match.output] if _is_dynamic(match) else []
-    seen: set[Node] = set()
-    while readers:
-        node = readers.pop()
-        if "conv" in str(node.target):
-            return f"{node.name} comes after it, for which ExecuTorch quantizes its operand as an image; use linear"
-        readers += [user for user in node.users if user not in seen]
-        seen.update(node.users)
-    return None
+    """Kernels of add and sub know no factor."""
+    alpha = match.argument("alpha")
+    return None if alpha == 1 else f"alpha={alpha}; the kernel computes with alpha=1"
 
 
 def two_real_operands(match: Match) -> str | None:

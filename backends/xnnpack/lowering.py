@@ -19,6 +19,7 @@ from quantizer_sdk.backend import (
     give_each_call_its_weight,
     quantize_padding,
     requantizing_clamps,
+    spell_out_arguments,
     strip_boundary,
     write_out_addmm,
 )
@@ -44,6 +45,10 @@ _LIMITS = {
     **dict.fromkeys((_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default), _GEMM),
     **dict.fromkeys((_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.sub_.Tensor), _SUM),
     **dict.fromkeys((_ATEN.mul.Tensor, _ATEN.mul_.Tensor), RatioLimit(limit=2.0**15, multiplies=True)),
+}
+_READ_BY_POSITION = {
+    **dict.fromkeys((_ATEN.hardtanh.default, _ATEN.hardtanh_.default), ("min_val", "max_val")),
+    **dict.fromkeys((_ATEN.elu.default, _ATEN.elu_.default), ("alpha",)),
 }
 _CLAMPS = RELU.targets | RELU6.targets | CLAMP.targets
 _POOLS = MAX_POOL.targets
@@ -103,6 +108,7 @@ def lower(
         refused = [*excessive_requantization(clone, _LIMITS), *requantizing_clamps(clone, _CLAMPS, _POOLS)]
         if refused:
             raise LoweringError(f"XNNPACK's kernels cannot compute this model: {'; '.join(refused)}")
+        spell_out_arguments(clone, _READ_BY_POSITION)
         quantize_padding(clone)
         write_out_addmm(clone)
         detach_run_time_weights(clone)

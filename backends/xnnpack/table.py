@@ -26,7 +26,6 @@ CONV_TRANSPOSE = Step(
 )
 CONV_TRANSPOSE_GROUPED = Step(CONV_TRANSPOSE.targets, (ACT, WEIGHT.per_tensor(), BIAS))
 LINEAR = Step(ops(aten.linear.default), (ROW_ACT, WEIGHT, BIAS))
-ADDMM = Step(ops(aten.addmm.default), (BIAS, ROW_ACT, WEIGHT.on_axis(1)))
 RELU = Step(ops(aten.relu.default, aten.relu_.default))
 RELU6 = Step(ops(aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default))
 CLAMP = Step(ops(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default))
@@ -105,9 +104,6 @@ ROWS: tuple[Row, ...] = (
     *_gemm("conv_transpose", CONV_TRANSPOSE, checks.transposed_ungrouped, checks.samples_of_channels),
     *_gemm("conv_transpose_grouped", CONV_TRANSPOSE_GROUPED),
     *_gemm("linear", LINEAR),
-    _own(
-        "addmm", ADDMM, checks_=(checks.scale_one, checks.bias_is_vector, checks.read_by_no_convolution)
-    ),  # with relu fused, it fails to load
     _own("add_relu", ADD, RELU, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("add", ADD, checks_=(checks.scale_one, checks.two_real_operands)),
     _own("sub", SUB, checks_=(checks.scale_one, checks.two_real_operands)),

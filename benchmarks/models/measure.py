@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from models.entry import Entry, Inputs
+from models.entry import CALIBRATION, HELD_OUT, Entry, Inputs
 from models.outside import outside_although_quantized
 from models.result import COLUMNS, Column, Result
 from models.schemes import quantize_with_ours, quantize_with_peer
@@ -29,7 +29,6 @@ from quantizer_sdk.errors import MissingDependencyError
 
 __all__ = ["measure"]
 
-CALIBRATION, HELD_OUT = 8, 8
 _WARM_UP = 3
 _ROUND_SECONDS = 0.01
 

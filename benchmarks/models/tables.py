@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from models.bars import missed
+from models.entry import CALIBRATION, HELD_OUT
 from models.result import COLUMNS, Column, Result
 
 __all__ = ["markdown", "render"]
@@ -87,7 +88,8 @@ def markdown(results: list[Result], environment: Mapping[str, str], rounds: int)
         "- **delegated**, **outside**: operators that XNNPACK took, and those left to the portable runtime.",
         "- **int8 nodes**, **float nodes**: XNNPACK's nodes, read back from the program; conversions are neither. Ours",
         "  clamps inside a convolution's node where the peer has a node of its own for it.",
-        "- **SQNR**: of what the kernels give for 8 held-out inputs, against the float model in PyTorch.",
+        f"- **SQNR**: of what the kernels give for {HELD_OUT} held-out inputs, against the float model in PyTorch.",
+        f"  {CALIBRATION} others calibrate.",
         f"- **latency**: median of {rounds} rounds at batch 1, the programs in turn, one thread, CPU time.",
         "- **vs**: how many times as fast as the other program.",
         "",

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.match import is_constant
 from quantizer_sdk.operands import argument
 
 __all__ = ["CLAMPS", "arrange_clamps"]
@@ -77,9 +76,8 @@ def _step(model: GraphModule, clamp: Node) -> Node | None:
         _replace(model, clamp, merged)
         model.graph.erase_node(before)
         return merged
-    gemm = _linear(model, before) if before.target in _GEMMS else before
-    if before.target in _GEMMS and (gemm is not before or clamp.target not in _FUSED):
-        _replace(model, clamp, _clamp(model, clamp, gemm, bounds, clamp))
+    if before.target in _GEMMS and clamp.target not in _FUSED:
+        _replace(model, clamp, _clamp(model, clamp, before, bounds, clamp))
     return None
 
 
@@ -108,24 +106,4 @@ def _clamp(model: GraphModule, place: Node, operand: Node, bounds: tuple[float, 
             made = model.graph.call_function(_ATEN.hardtanh.default, (operand, *bounds))
     made.meta.update(origin.meta)
     made.meta["val"] = operand.meta.get("val")
-    return made
-
-
-def _linear(model: GraphModule, gemm: Node) -> Node:
-    """Write an addmm by a constant matrix as a linear layer, with which clamps fuse; return all others as they are."""
-    if gemm.target is not _ATEN.addmm.default:
-        return gemm
-    bias, operand, weight = gemm.args[:3]
-    plain = argument(gemm, "beta") == argument(gemm, "alpha") == 1
-    vector = isinstance(bias, Node) and bias.meta["val"].dim() == 1
-    if not plain or not vector or not isinstance(weight, Node) or not is_constant(weight):
-        return gemm
-    with model.graph.inserting_before(gemm):
-        transposed = model.graph.call_function(_ATEN.t.default, (weight,))
-        made = model.graph.call_function(_ATEN.linear.default, (operand, transposed, bias))
-    transposed.meta.update(weight.meta)
-    transposed.meta["val"] = weight.meta["val"].t()
-    made.meta.update(gemm.meta)
-    gemm.replace_all_uses_with(made)
-    model.graph.erase_node(gemm)
     return made

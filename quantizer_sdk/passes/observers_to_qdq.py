@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.constants import Constants, constant_nodes
+from quantizer_sdk.constants import Constants, constant_nodes, erase_unused
 from quantizer_sdk.decision import DECISION_KEY
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import CalibrationError, NonFiniteError, QuantizerError, UncalibratedError
@@ -73,7 +73,7 @@ def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_q
                 model.graph.erase_node(call)
             elif getattr(observer, "is_dynamic", False):
                 _replace(model, call, tensor, maker.dynamic(observer, tensor), observer, examples)
-            elif getattr(observer, "keep_float", False) and tensor.op == "get_attr":
+            elif getattr(observer, "keep_float", False) and tensor in constant:
                 _round_constant(model, constants, call, tensor, observer, chosen[name])
             else:
                 qparams = maker.static(name, observer, chosen[name], tensor)
@@ -197,17 +197,21 @@ def _round_constant(
 ) -> None:
     """Replace a constant by its value rounded to the codes, computed in float64 and stored in the same float type."""
     scale, zero_point = (value.detach().to(torch.float64) for value in chosen)
-    value = constants.read(tensor).detach()
+    value = constants.compute(tensor, {}).detach()
     if observer.ch_axis is not None:
         shape = [-1 if axis == observer.ch_axis else 1 for axis in range(value.dim())]
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
     codes = torch.clamp(torch.round(value.double() / scale) + zero_point, observer.quant_min, observer.quant_max)
-    target = str(tensor.target)
+    stored = tensor.op == "get_attr"
     call.args = ()
-    constants.release(tensor)
+    if stored:
+        constants.release(tensor)
+    target = str(tensor.target) if stored else f"{tensor.name}_rounded"
     rounded = constants.add(target, ((codes - zero_point) * scale).to(value.dtype), like=tensor)
     call.replace_all_uses_with(rounded)
     model.graph.erase_node(call)
+    for unread in () if stored else erase_unused(tensor):
+        constants.release(unread)
 
 
 class _Examples:

@@ -87,6 +87,7 @@ class Rewrite:
         targets: The overloads that it rewrites.
         build: Makes the form that takes the op's place.
         moves: Whether it adds nothing but moves of elements, so that it costs nothing among float ops either.
+        gemm: Whether its result is a layer by constant weights, which is worth its conversions among float ops too.
         inference_only: Whether it takes what training changes for constants.
     """
 
@@ -94,6 +95,7 @@ class Rewrite:
     targets: frozenset[torch._ops.OpOverload]
     build: Build
     moves: bool = False
+    gemm: bool = False
     inference_only: bool = False
 
 

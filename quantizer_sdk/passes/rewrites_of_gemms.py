@@ -15,19 +15,44 @@ from quantizer_sdk.passes.fold_batch_norm import folded_bias, scale_of_norm
 from quantizer_sdk.passes.rewrite_ops import Replacement, Rewrite
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["AVERAGE_POOL", "BATCH_NORM", "MATMUL"]
+__all__ = ["ADDMM", "AVERAGE_POOL", "BATCH_NORM", "MATMUL"]
 
 _ATEN = torch.ops.aten
 
 
-def _linear(replacement: Replacement, node: Node) -> Node | None:
-    left, right = node.args[:2]
+def _product(replacement: Replacement, node: Node) -> Node | None:
+    return _linear(replacement, node.args[0], node.args[1], None)
+
+
+def _addmm(replacement: Replacement, node: Node) -> Node | None:
+    """Write beta·c + alpha·(a @ b) as one layer where c is a vector and both factors are 1, else as it reads."""
+    added, left, right = node.args[:3]
+    alpha, beta = argument(node, "alpha"), argument(node, "beta")
+    if not isinstance(added, Node):
+        return None
+    vector = is_constant(added) and value_of(added).dim() == 1
+    if vector and alpha == beta == 1:
+        return _linear(replacement, left, right, added)
+    product = _linear(replacement, left, right, None)
+    if product is None:
+        return None
+    if alpha != 1:
+        product = replacement.call(_ATEN.mul.Tensor, product, replacement.constant(torch.tensor(alpha), product))
+    if beta == 0:
+        return product
+    if beta != 1:
+        added = replacement.call(_ATEN.mul.Tensor, added, replacement.constant(torch.tensor(beta), added))
+    return replacement.call(_ATEN.add.Tensor, product, added)
+
+
+def _linear(replacement: Replacement, left: Any, right: Any, bias: Node | None) -> Node | None:
+    """Append a linear layer by a constant matrix; None where the product is none of such."""
     if not isinstance(left, Node) or not isinstance(right, Node) or not is_constant(right) or is_constant(left):
         return None
     if value_of(right).dim() != 2 or value_of(left).dim() < 2:
         return None
     weight = _transposed(right) or replacement.call(_ATEN.t.default, right)
-    return replacement.call(_ATEN.linear.default, left, weight)
+    return replacement.call(_ATEN.linear.default, left, weight, *(() if bias is None else (bias,)))
 
 
 def _transposed(weight: Node) -> Node | None:
@@ -95,8 +120,14 @@ def _pair(sizes: int | Sequence[int]) -> tuple[int, ...]:
     return values * 2 if len(values) == 1 else values
 
 
-MATMUL = Rewrite(name="matmul", targets=frozenset({_ATEN.matmul.default, _ATEN.mm.default}), build=_linear)
+MATMUL = Rewrite(name="matmul", targets=frozenset({_ATEN.matmul.default, _ATEN.mm.default}), build=_product, gemm=True)
 """A product with a constant matrix as a linear layer, exactly."""
+
+ADDMM = Rewrite(name="addmm", targets=frozenset({_ATEN.addmm.default}), build=_addmm, gemm=True)
+"""A constant vector and a product with a constant matrix as a linear layer; other sums and factors as ops behind it.
+
+Up to the order in which a float kernel sums.
+"""
 
 AVERAGE_POOL = Rewrite(name="average_pool", targets=frozenset({_ATEN.avg_pool2d.default}), build=_average_pool)
 """A mean over k elements as a depthwise convolution by 1/k, within k + 1 float32 roundoffs of the largest."""

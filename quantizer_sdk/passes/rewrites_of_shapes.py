@@ -11,7 +11,7 @@ from quantizer_sdk.operands import argument
 from quantizer_sdk.passes.rewrite_ops import Replacement, Rewrite
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["MEAN_KEEPING_AXES", "RESHAPE", "SPLIT_AS_SLICES"]
+__all__ = ["MEAN_KEEPING_AXES", "MEAN_OF_SIGNAL", "RESHAPE", "SPLIT_AS_SLICES"]
 
 _ATEN = torch.ops.aten
 _VIEWS = frozenset({_ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default})
@@ -48,6 +48,23 @@ def _mean(replacement: Replacement, node: Node) -> Node | None:
     return replacement.call(_ATEN.reshape.default, kept, shape)
 
 
+def _mean_of_signal(replacement: Replacement, node: Node) -> Node | None:
+    operand, shape = argument(node, "self"), _static_shape(node)
+    sizes = [size if isinstance(size, int) else -1 for size in value_of(operand).shape]
+    if len(sizes) != 3 or sizes.count(-1) > 1 or shape is None:
+        return None
+    if node.target is _ATEN.mean.dim:
+        axes = argument(node, "dim")
+        averages = axes is not None and [axis % 3 for axis in axes] == [2] and argument(node, "dtype") is None
+    else:
+        averages = list(argument(node, "output_size")) == [1]
+    if not averages:
+        return None
+    image = replacement.call(_ATEN.reshape.default, operand, [*sizes[:2], 1, sizes[2]])
+    pooled = replacement.call(_ATEN.mean.dim, image, [2, 3], True)
+    return replacement.call(_ATEN.reshape.default, pooled, shape)
+
+
 def _static_shape(node: Node) -> list[int] | None:
     """Return the shape of a node's result with -1 for its dynamic axis; None where it has several."""
     shape = [size if isinstance(size, int) else -1 for size in value_of(node).shape]
@@ -66,6 +83,17 @@ RESHAPE = Rewrite(name="reshape", targets=_VIEWS | _AXES, build=_reshape, moves=
 """What only renames axes, and views to sizes computed at run time, as a reshape to numbers, with -1 for a dynamic axis.
 
 Left alone where two axes of the result are dynamic: a reshape can leave only one open.
+"""
+
+MEAN_OF_SIGNAL = Rewrite(
+    name="mean_of_signal",
+    targets=frozenset({_ATEN.mean.dim, _ATEN.adaptive_avg_pool1d.default}),
+    build=_mean_of_signal,
+    moves=True,
+)
+"""A mean over the last axis of rank 3, and adaptive pooling to one element, as a mean over an image of one row.
+
+Up to the order in which a float kernel sums.
 """
 
 MEAN_KEEPING_AXES = Rewrite(name="mean_keeping_axes", targets=frozenset({_ATEN.mean.dim}), build=_mean, moves=True)

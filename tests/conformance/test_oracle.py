@@ -182,7 +182,7 @@ def test_the_model_is_left_as_it_is():
         (lambda x: F.pad(x, [1, 1], value=1.0), "expected a constant padding with 0"),
         (lambda x: F.pad(x[None], [1, 1], mode="circular"), "expected a constant padding with 0"),
         (lambda x: F.dropout(x, 0.5, training=True), "expected dropout outside training"),
-        (lambda x: F.adaptive_avg_pool2d(x[None, None], (1, 2)), "expected an output of 1x1"),
+        (lambda x: F.adaptive_avg_pool2d(x[None, None], (1, 2)), "expected one element of output"),
         (lambda x: x.mean(1, dtype=torch.float64).to(torch.float32), "expected a float32 result"),
         (lambda x: torch.max(x, 1)[0], r"aten\.max\.dim has no exact form here"),
         (lambda x: F.hardtanh(x, -0.3, 0.3) * x, r"mul of a value clamped at -.*; expected a quantize before it"),

@@ -196,23 +196,17 @@ def test_specs_that_no_kernel_takes_together_are_refused(export):
             prepare_pt2e(export(nn.Linear(64, 9), torch.randn(5, 64)), quantizer)
 
 
-def test_addmm(export):
-    module = Apply(lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight), fc=nn.Linear(64, 48))
-    module.fc.bias = nn.Parameter(torch.randn(64))
-    x = torch.randn(5, 48)
-    model = dynamic.quantized(export, module, x)
-    program, kernels = dynamic.lowered(model, x)
-    assert kernels == [FC]
-    state = {key.removeprefix("fc."): value for key, value in model.state_dict().items()}
-    state["weight"] = state["weight"].T
-    assert torch.equal(program.run(x)[0], dynamic.linear(x, state))
-
-
-def test_addmm_before_a_convolution_stays_float(export):
-    module = Apply(
-        lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight).reshape(5, 4, 4, 4), fc=nn.Linear(64, 64)
-    )
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("between", [nn.Identity, nn.Softmax])
+def test_products_by_parameters_are_linear_layers(bits, between, export):
+    # Among float ops too: ExecuTorch takes an addmm's operand for an image if a convolution comes anywhere after it.
+    addmm = Apply(lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight.t()), fc=nn.Linear(64, 48))
+    matmul = Apply(lambda self, x: x @ self.fc.weight.t(), fc=nn.Linear(48, 80))
+    module = nn.Sequential(addmm, between(-1), matmul, nn.Unflatten(1, (5, 4, 4)), nn.Conv2d(5, 4, 3))
     x = torch.randn(5, 64)
-    model = dynamic.quantized(export, nn.Sequential(module, nn.Conv2d(4, 4, 3)), x)
-    assert "conv2d comes after it" in next(record.reason for record in explain(model).ops if record.node == "addmm")
-    assert torch.allclose(dynamic.lowered(model, x)[0].run(x)[0], model(x), rtol=0, atol=1e-5)
+    model = dynamic.quantized(export, nn.Sequential(*module[:4]) if bits == 4 else module, x, bits=bits)
+    assert explain(model).count("quantized") >= (2 if bits == 4 else 3)
+    program, kernels = dynamic.lowered(model, x)
+    weight = "qcint4" if bits == 4 else "qcint8"
+    assert [kernel[2] for kernel in kernels if kernel[0] == "FullyConnected"] == [weight, weight]
+    assert torch.allclose(program.run(x)[0], model(x), rtol=0, atol=1e-5)

@@ -5,7 +5,6 @@ import re
 import dynamic_kernels as dynamic
 import pytest
 import torch
-from quantizers import Apply
 from torch import nn
 
 from quantizer_sdk import (
@@ -84,14 +83,8 @@ def test_training(export, group_size):
         (nn.Linear(33, 9), (5, 33), {}, "33 input features; .*multiples of 2, others wrongly"),
         (nn.Conv2d(4, 8, 1), (1, 4, 5, 5), {}, "only that of linear"),
         (nn.ConvTranspose2d(4, 8, 3), (1, 4, 5, 5), {}, "only that of linear"),
-        (
-            Apply(lambda self, x: torch.addmm(self.p.weight[0], x, self.p.weight), p=nn.Linear(8, 8)),
-            (5, 8),
-            {},
-            "only that of linear",
-        ),
     ],
-    ids=["odd", "conv", "transposed", "addmm"],
+    ids=["odd", "conv", "transposed"],
 )
 def test_without_a_kernel_it_is_refused(export, module, shape, options, words, is_dynamic):
     with pytest.raises(NothingAnnotatedError, match=words):

@@ -37,6 +37,18 @@ class ByParameter(nn.Module):
         return torch.matmul(x, self.weight.transpose(0, 1) if self.transposed else self.weight)
 
 
+class AddMM(nn.Module):
+    """A sum of a parameter of a shape and a product with one of shape [9, 7], each with a factor."""
+
+    def __init__(self, shape=(7,), **factors):
+        super().__init__()
+        self.weight, self.added = nn.Parameter(torch.randn(9, 7)), nn.Parameter(torch.randn(shape))
+        self.factors = factors
+
+    def forward(self, x):
+        return torch.addmm(self.added, x, self.weight, **self.factors)
+
+
 def norm():
     module = nn.BatchNorm2d(3)
     with torch.no_grad():
@@ -51,7 +63,6 @@ CASES = {
     "silu": (lambda: Calls(F.silu), IMAGE, ["Table(Sigmoid)", "Multiply"], 4),
     "hardsigmoid": (lambda: Calls(F.hardsigmoid), IMAGE, ["Add", "Clamp", "Multiply"], 4),
     "square": (lambda: Calls(lambda x: x**2), IMAGE, ["Table(Square)"], 0),
-    "elu": (lambda: Calls(torch.ops.aten.elu.default), IMAGE, ["ELU"], 0),
     "clamp": (lambda: Calls(lambda x: x.clamp(-1, 1)), IMAGE, ["Clamp"], 0),
     "clamp_from_0": (lambda: Calls(lambda x: x.clamp(min=0)), IMAGE, ["Clamp"], 0),
     "add_number": (lambda: Calls(lambda x: x + 1.5), IMAGE, ["Add"], 0),
@@ -61,9 +72,22 @@ CASES = {
     "matmul": (lambda: ByParameter(False), (4, 9), ["FullyConnected"], 10),
     "matmul_3d": (lambda: ByParameter(False), (2, 4, 9), ["FullyConnected"], 10),
     "matmul_transposed": (lambda: ByParameter(True), (4, 9), ["FullyConnected"], 10),
+    "addmm": (AddMM, (4, 9), ["FullyConnected"], 10),
+    "addmm_twice_a_product": (lambda: AddMM(alpha=2), (4, 9), ["FullyConnected", "Multiply", "Add"], 20),
+    "addmm_half_a_vector": (lambda: AddMM(beta=0.5), (4, 9), ["FullyConnected", "Add"], 10),
+    "addmm_without_a_vector": (lambda: AddMM(beta=0), (4, 9), ["FullyConnected"], 10),
+    "addmm_a_matrix": (lambda: AddMM((4, 7)), (4, 9), ["FullyConnected", "Add"], 10),
     "average_pool": (lambda: nn.AvgPool2d(2), IMAGE, ["DepthwiseConv2d"], 5),
     "average_pool_padded": (lambda: nn.AvgPool2d(3, 2, 1), IMAGE, ["DepthwiseConv2d"], 10),
     "batch_norm": (norm, IMAGE, ["DepthwiseConv2d"], 8),
+    "mean_of_signal": (lambda: Calls(lambda x: x.mean(-1)), (2, 3, 20), ["GlobalAvgPooling2d"], 20),
+    "mean_of_signal_keeping_axes": (
+        lambda: Calls(lambda x: x.mean(2, keepdim=True)),
+        (2, 3, 20),
+        ["GlobalAvgPooling2d"],
+        20,
+    ),
+    "adaptive_avg_pool1d": (lambda: nn.AdaptiveAvgPool1d(1), (2, 3, 20), ["GlobalAvgPooling2d"], 20),
     "chunk": (
         lambda: Calls(lambda x: torch.cat(torch.chunk(torch.relu(x), 2, 2)[::-1], 1)),
         IMAGE,
