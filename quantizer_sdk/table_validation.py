@@ -71,10 +71,10 @@ def table_violations(model: GraphModule, rows: Iterable[Row]) -> list[str]:
 
 
 def _words(matches: list[Match], refused: dict[Match, list[str]]) -> str:
-    """Say what each row has against the same nodes, every reason once."""
+    """Say what each row has against the same nodes, every reason once, beginning with the row that comes nearest."""
     told: set[str] = set()
     words = []
-    for match in matches:
+    for match in sorted(matches, key=lambda match: len(refused[match])):
         fresh = [reason for reason in refused[match] if reason not in told]
         told.update(fresh)
         if fresh:

@@ -165,7 +165,7 @@ def test_validate_states_all_violations_with_the_users_lines(export):
         "input_activation is torch.uint8",
         "zero point of an affine weight",
         "ch_axis is 1",
-        "test_safety.py:",
+        "on_codes.py:",
     ):
         assert message.count(words) == 2, message
 
