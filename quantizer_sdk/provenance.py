@@ -10,7 +10,20 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-__all__ = ["describe", "describe_point", "module_path", "module_types", "op_name", "source_line", "value_of"]
+__all__ = [
+    "ORIGIN_KEY",
+    "describe",
+    "describe_point",
+    "module_path",
+    "module_types",
+    "op_name",
+    "origin_of",
+    "source_line",
+    "value_of",
+]
+
+ORIGIN_KEY = "quantizer_sdk_origin"
+"""Where the metadata of an op that was put in another one's place has that one's overload."""
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>[^\n]*)')
 _TORCH = str(Path(torch.__file__).parent)
@@ -22,6 +35,11 @@ def op_name(node: Node) -> str:
         target = node.target
         return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
     return f"{node.op} {node.target}" if node.op in {"get_attr", "call_module", "call_method"} else node.op
+
+
+def origin_of(node: Node) -> Any:
+    """Return the op as the user's model has it: that in whose place this one was put, or this one."""
+    return node.meta.get(ORIGIN_KEY, node.target)
 
 
 def value_of(node: Node) -> Any:

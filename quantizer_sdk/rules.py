@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk.errors import RuleError
-from quantizer_sdk.provenance import module_types
+from quantizer_sdk.provenance import module_types, origin_of
 from quantizer_sdk.table import QuantizationConfig
 
 __all__ = ["Rules"]
@@ -44,11 +44,15 @@ class Rules:
 
     def config_of(self, node: Node) -> tuple[_Config, str]:
         """Return an op's config and the words for the rule that gave it."""
-        if self.node_filter is not None and not self.node_filter(node):
+        if not self.admits(node):
             return None, "excluded by the filter function"
         for key, config in self._candidates(node):
             return config, f"excluded by the rule for {key}" if config is None else f"the rule for {key}"
         return None, "no rule covers it: there is no global config, and no rule for its module or op"
+
+    def admits(self, node: Node) -> bool:
+        """Whether the filter function, if there is one, lets an op be quantized."""
+        return self.node_filter is None or self.node_filter(node)
 
     def _candidates(self, node: Node) -> list[tuple[str, _Config]]:
         """Return the rule that applies, as at most one (words, config)."""
@@ -63,15 +67,16 @@ class Rules:
         for _path, kind in reversed(around):
             if kind in self.module_types:
                 return [(f"module type {kind}", self.module_types[kind])]
-        if node.target in self.operator_types:
-            return [(f"op type {node.target}", self.operator_types[node.target])]
+        for target in dict.fromkeys((origin_of(node), node.target)):  # the user's own op goes before what it became
+            if target in self.operator_types:
+                return [(f"op type {target}", self.operator_types[target])]
         return [("all ops (global)", self.global_config[0])] if self.global_config else []
 
     def unused(self, nodes: list[Node]) -> list[str]:
         """Return the words of every rule that no op meets, whatever rule goes before it."""
         paths: set[str] = set()
         kinds: set[str] = set()
-        targets = {node.target for node in nodes}
+        targets = {target for node in nodes for target in (node.target, origin_of(node))}
         for around in {module_types(node) for node in nodes}:
             for path, kind in around:
                 kinds.add(kind)

@@ -109,10 +109,15 @@ class TableQuantizer(Quantizer):
         self._rules.node_filter = node_filter
         return self
 
+    def covers(self, node: Node) -> bool:
+        """Whether the rules, or the default config without any, let an op be quantized."""
+        return self._effective_rules().config_of(node)[0] is not None
+
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Apply the rewrites whose results rows and rules claim."""
         if self.rewrites:
-            configure = self._effective_rules().config_of
+            rules = self._effective_rules()
+            configure = rules.config_of
 
             def claimed(node: Node) -> bool:
                 return claims(self.rows, node, configure)
@@ -120,7 +125,11 @@ class TableQuantizer(Quantizer):
             def applies(rewrite: Rewrite, node: Node) -> bool:
                 config, _rule = configure(node)
                 trained = rewrite.inference_only and config is not None and config.is_qat
-                return not trained and (rewrite.moves or rewrite.gemm or _stands_by_claimed(node, claimed))
+                return (
+                    not trained
+                    and rules.admits(node)
+                    and (rewrite.moves or rewrite.gemm or _stands_by_claimed(node, claimed))
+                )
 
             rewrite_ops(model, self.rewrites, claimed, applies)
         return model

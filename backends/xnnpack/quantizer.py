@@ -29,7 +29,7 @@ class XNNPACKQuantizer(TableQuantizer):
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrite ops that only another form has a kernel for: some chains around the table's own rewrites of ops."""
-        arrange_clamps(model)
+        arrange_clamps(model, self.covers)
         model = super().transform_for_annotation(model)
         batch_products(model)  # after the rest: what scales attention is float like the products around it
         selects_as_slices(model)

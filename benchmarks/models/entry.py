@@ -9,14 +9,7 @@ from enum import Enum
 import torch
 from torch import nn
 
-__all__ = ["CALIBRATION", "HELD_OUT", "Entry", "Inputs", "Scheme"]
-
-CALIBRATION, HELD_OUT = 32, 32
-"""How many inputs quantizers see, and how many their programs are then judged on.
-
-With 8 and 8, luck decided by 1 to 2 dB: the range of a global pool's results, one number an image and channel, is
-not seen in so few.
-"""
+__all__ = ["Entry", "Inputs", "Scheme"]
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -41,6 +34,9 @@ class Entry:
         small: Of the inputs that tests run on.
         schemes: The scheme of each type of module; None stands for all ops that are in no module of another type. Ops
             that nothing covers stay float.
+        calibration: How many inputs the quantizers see. With 8, luck decided by 1 to 2 dB: the range of a global
+            pool's results, one number an image and channel, is not seen in so few.
+        held_out: How many other inputs their programs are judged on.
     """
 
     name: str
@@ -49,6 +45,8 @@ class Entry:
     size: int
     small: int
     schemes: tuple[tuple[type[nn.Module] | None, Scheme], ...] = ((None, Scheme.STATIC),)
+    calibration: int = 32
+    held_out: int = 32
 
     @property
     def scheme_name(self) -> str:

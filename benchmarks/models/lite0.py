@@ -13,5 +13,13 @@ def _examples(size: int, count: int) -> list[Inputs]:
 
 
 ENTRIES = (
-    Entry(name="efficientnet_lite0", build=lambda _: load_lite0(), examples=_examples, size=IMAGE_SIZE, small=64),
+    Entry(
+        name="efficientnet_lite0",
+        build=lambda _: load_lite0(),
+        examples=_examples,
+        size=IMAGE_SIZE,
+        small=64,
+        calibration=12,
+        held_out=8,
+    ),
 )

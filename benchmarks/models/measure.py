@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from models.entry import CALIBRATION, HELD_OUT, Entry, Inputs
+from models.entry import Entry, Inputs
 from models.outside import outside_although_quantized
 from models.result import COLUMNS, Column, Result
 from models.schemes import quantize_with_ours, quantize_with_peer
@@ -45,11 +45,11 @@ def measure(entry: Entry, columns: tuple[str, ...], rounds: int, *, size: int | 
     size = entry.size if size is None else size
     result = Result(name=entry.name, scheme=entry.scheme_name)
     try:
-        model, inputs = entry.build(size), entry.examples(size, CALIBRATION + HELD_OUT)
+        model, inputs = entry.build(size), entry.examples(size, entry.calibration + entry.held_out)
     except MissingDependencyError as e:
         result.skipped = str(e)
         return result
-    held_out = inputs[CALIBRATION:]
+    held_out = inputs[entry.calibration :]
     with torch.no_grad():
         expected = [_flat(model(*example)) for example in held_out]
     programs = {}
@@ -58,7 +58,7 @@ def measure(entry: Entry, columns: tuple[str, ...], rounds: int, *, size: int | 
         start = time.process_time()
         try:
             exported = torch.export.export(model, inputs[0]).module()
-            program = _program(name, entry, exported, inputs[:CALIBRATION], column)
+            program = _program(name, entry, exported, inputs[: entry.calibration], column)
             column.seconds = time.process_time() - start
             found = [_flat(program.run(*example)) for example in held_out]
         except Exception as e:  # noqa: BLE001  # a peer's failures are of any kind, and are what is to be reported

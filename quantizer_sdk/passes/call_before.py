@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from quantizer_sdk.provenance import value_of
+from quantizer_sdk.provenance import ORIGIN_KEY, origin_of, value_of
 
 __all__ = ["call_before"]
 
@@ -24,5 +24,6 @@ def call_before(origin: Node, target: torch._ops.OpOverload, *args: Any) -> Node
     with origin.graph.inserting_before(origin):
         made = origin.graph.call_function(target, args)
     made.meta.update(origin.meta)
+    made.meta[ORIGIN_KEY] = origin_of(origin)
     made.meta["val"] = target(*map_arg(args, value_of))
     return made

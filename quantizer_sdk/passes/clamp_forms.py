@@ -10,12 +10,14 @@ hardtanh, which quantizers take for a part of the gemm.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.operands import argument
+from quantizer_sdk.provenance import ORIGIN_KEY, origin_of
 
 __all__ = ["CLAMPS", "arrange_clamps"]
 
@@ -49,10 +51,15 @@ CLAMPS: dict[Any, tuple[str | float, str | float]] = {
 _FUSED = frozenset(target for target in CLAMPS if str(target).startswith(("aten.relu", "aten.hardtanh")))
 
 
-def arrange_clamps(model: GraphModule) -> None:
-    """Merge clamps that follow one another, put them before max pools, and write those behind gemms as hardtanh."""
+def arrange_clamps(model: GraphModule, covers: Callable[[Node], bool] = lambda _clamp: True) -> None:
+    """Merge clamps that follow one another, put them before max pools, and write those behind gemms as hardtanh.
+
+    Args:
+        model: The graph.
+        covers: Whether a clamp is to be quantized; others stay as they are.
+    """
     for node in list(model.graph.nodes):
-        clamp: Node | None = node
+        clamp: Node | None = node if node.target in CLAMPS and covers(node) else None
         while clamp is not None:
             clamp = _step(model, clamp)
 
@@ -105,5 +112,6 @@ def _clamp(model: GraphModule, place: Node, operand: Node, bounds: tuple[float, 
         else:
             made = model.graph.call_function(_ATEN.hardtanh.default, (operand, *bounds))
     made.meta.update(origin.meta)
+    made.meta[ORIGIN_KEY] = origin_of(origin)
     made.meta["val"] = operand.meta.get("val")
     return made

@@ -193,3 +193,41 @@ def test_a_clamp_behind_a_convolution_is_part_of_its_kernel():
     calibrate(prepared, [x])
     program = lower(convert_pt2e(prepared), [x], integer_io=True)
     assert [kernel.name for kernel in program.kernels() if kernel.name not in LAYOUT] == ["Conv2d"]
+
+
+def conv_and(function):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), Calls(function))
+
+
+ORIGINALS = {
+    "silu": (conv_and(F.silu), torch.ops.aten.silu.default),
+    "hardsigmoid": (conv_and(F.hardsigmoid), torch.ops.aten.hardsigmoid.default),
+    "clamp": (conv_and(lambda x: x.clamp(-0.1, 0.3)), torch.ops.aten.clamp.default),
+    "pooled_relu": (conv_and(lambda x: F.relu(F.max_pool2d(x, 2))), torch.ops.aten.relu.default),
+    "average_pool": (conv_and(lambda x: F.avg_pool2d(x, 2)), torch.ops.aten.avg_pool2d.default),
+    "matmul": (nn.Sequential(nn.Linear(8, 9), ByParameter(False)), torch.ops.aten.matmul.default),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+@pytest.mark.parametrize("by", ["op", "filter"])
+def test_rules_name_the_users_own_op(name, by):
+    module, original = ORIGINALS[name]
+    x = torch.randn((2, 8) if name == "matmul" else IMAGE)
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    if by == "op":
+        quantizer.set_operator_type(original, None)
+    else:
+        quantizer.set_filter_function(lambda node: node.target is not original)
+    left = explain(prepare_pt2e(exported(module, x), quantizer)).float_ops()
+    words = f"excluded by the rule for op type {original}" if by == "op" else "excluded by the filter function"
+    assert [op.reason for op in left] == [words]
+
+
+def test_a_rule_for_an_op_covers_what_it_is_rewritten_as():
+    quantizer = XNNPACKQuantizer().set_operator_type(
+        torch.ops.aten.silu, get_symmetric_quantization_config(is_per_channel=True)
+    )
+    report = explain(prepare_pt2e(exported(Calls(F.silu), torch.randn(IMAGE)), quantizer))
+    assert not report.float_ops()
+    assert not report.notes
