@@ -49,9 +49,9 @@ def _mean(replacement: Replacement, node: Node) -> Node | None:
 
 
 def _mean_of_signal(replacement: Replacement, node: Node) -> Node | None:
-    operand, shape = argument(node, "self"), _static_shape(node)
-    sizes = [size if isinstance(size, int) else -1 for size in value_of(operand).shape]
-    if len(sizes) != 3 or sizes.count(-1) > 1 or shape is None:
+    operand = argument(node, "self")
+    sizes = value_of(operand).shape
+    if len(sizes) != 3 or not all(isinstance(size, int) for size in sizes[1:]):
         return None
     if node.target is _ATEN.mean.dim:
         axes = argument(node, "dim")
@@ -60,9 +60,9 @@ def _mean_of_signal(replacement: Replacement, node: Node) -> Node | None:
         averages = list(argument(node, "output_size")) == [1]
     if not averages:
         return None
-    image = replacement.call(_ATEN.reshape.default, operand, [*sizes[:2], 1, sizes[2]])
+    image = replacement.call(_ATEN.reshape.default, operand, [-1, sizes[1], 1, sizes[2]])  # of any number of signals
     pooled = replacement.call(_ATEN.mean.dim, image, [2, 3], True)
-    return replacement.call(_ATEN.reshape.default, pooled, shape)
+    return replacement.call(_ATEN.reshape.default, pooled, [-1, *value_of(node).shape[1:]])
 
 
 def _static_shape(node: Node) -> list[int] | None:
