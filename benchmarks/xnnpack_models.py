@@ -105,7 +105,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=0, help="Timed rounds; 0 measures no latency.")] = 15,
     only_ours: Annotated[bool, typer.Option("--only-ours", help="Leave the peer out.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Where to put the figures.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Write docs/xnnpack-models.md.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write docs/xnnpack-models.md and its picture.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Where to put a picture.")] = None,
 ) -> None:
     """Measure models, print the table, and hold it to the bars."""
@@ -134,6 +134,7 @@ def main(
         out.write_text(json.dumps(found, indent=2), encoding="utf-8")
     if write:
         _PAGE.write_text(markdown(results, environment(), rounds), encoding="utf-8")
+        draw(results, _PAGE.with_suffix(".png"))
     if plot is not None:
         draw(results, plot)
     shortfalls = [(result.name, reason) for result in results for reason in missed(result)]

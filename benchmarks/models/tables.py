@@ -78,6 +78,8 @@ def markdown(results: list[Result], environment: Mapping[str, str], rounds: int)
         "",
         f"Written by `python benchmarks/xnnpack_models.py --write` ({versions}).",
         "",
+        "![Speed and SQNR of each model](xnnpack-models.png)",
+        "",
         "Each model three times through the same lowering: as it is (fp32), quantized by this SDK (ours), and by",
         "ExecuTorch's own XNNPACKQuantizer on torchao's engine (peer). EfficientNet-Lite0 and CREPE have their trained",
         "weights; the other architectures have weights out of seeds, so their figures compare the quantizers and say",
