@@ -43,7 +43,6 @@ _ANOTHER_NAME = ("generic", "rows_ties", "rows_unequal")
 _USUAL = ("C1", "C2", "R1", "K1", "D2")
 _EDGE = ("R1", "K1", "K5", "D2")
 _FUSED = ("C1", "C4", "R1", "K1", "K2", "D2")
-_MOST_EDGES = 3
 _NARROW: dict[str, tuple[str, ...]] = {
     "generic": ("C1", "C2", "R1", "R2", "R6", "K1", "K2", "D1", "D2"),
     "rows_ties": ("R1", "K1", "K3"),
@@ -123,8 +122,7 @@ def _family(chain: _Chain, name: str, main: str | None, claims: Callable[[Progra
 def _dynamic(chain: _Chain, name: str, forms: Sequence[Form]) -> Iterator[Scenario]:
     """Yield those of a gemm alone; another name for it is looked at once."""
     usual = [form for form in forms if not form.edge]
-    edges = [form for form in forms if form.edge][:_MOST_EDGES]
-    for form in (*usual, *edges):
+    for form in (*usual, *(form for form in forms if form.edge)):
         base = _scenario(chain, name, form, _EDGE if form.edge else _USUAL)
         if base is None:
             continue
