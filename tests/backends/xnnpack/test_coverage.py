@@ -6,10 +6,11 @@ at most one code from the q/dq graph's.
 
 import pytest
 import torch
+from on_codes import quantized
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
+from quantizer_sdk import explain
 from quantizer_sdk.backend import strip_boundary
 from quantizer_sdk.backends.xnnpack import BACKEND, XNNPACKQuantizer, get_symmetric_quantization_config
 from quantizer_sdk.conformance import judge, run_oracle
@@ -192,7 +193,6 @@ OTHERS = {
     "squeeze": (call(lambda _, x: x.relu().squeeze(1)), [(2, 1, 9, 8)], ["Clamp"]),
     "unflatten": (call(lambda _, x: x.relu().unflatten(1, (2, 3))), [IMAGE], ["Clamp"]),
 }
-PER_CHANNEL_LESS = {"conv_transpose2d_grouped"}  # XNNPACK has no such kernel; the table gives it one scale
 
 
 def holds(case, export, *, is_per_channel):
@@ -201,13 +201,10 @@ def holds(case, export, *, is_per_channel):
     make, shapes, kernels = case
     inputs = [1.5 * torch.randn(shape) for shape in shapes]
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=is_per_channel))
-    prepared = prepare_pt2e(export(make(), *inputs), quantizer)
-    calibrate(prepared, [inputs])
-    model = convert_pt2e(prepared)
+    model = quantized(export, make(), *inputs, quantizer=quantizer)
     assert not [op for op in explain(model).float_ops() if "moves a constant" not in op.reason]
     program = BACKEND.lower(model, inputs, integer_io=True)
     codes = [torch.randint(-128, 128, shape, dtype=torch.int8) for shape in shapes]
-    codes = [tensor if shape != SIGNAL else tensor.sort(-1).values for tensor, shape in zip(codes, shapes, strict=True)]
     found = program.run(*codes)
     computing = [kernel for kernel in program.kernels() if kernel.name not in LAYOUT]
     assert all(kernel.integer for kernel in computing)

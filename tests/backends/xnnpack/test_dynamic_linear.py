@@ -196,6 +196,18 @@ def test_specs_that_no_kernel_takes_together_are_refused(export):
             prepare_pt2e(export(nn.Linear(64, 9), torch.randn(5, 64)), quantizer)
 
 
+def test_addmm(export):
+    module = Apply(lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight), fc=nn.Linear(64, 48))
+    module.fc.bias = nn.Parameter(torch.randn(64))
+    x = torch.randn(5, 48)
+    model = dynamic.quantized(export, module, x)
+    program, kernels = dynamic.lowered(model, x)
+    assert kernels == [FC]
+    state = {key.removeprefix("fc."): value for key, value in model.state_dict().items()}
+    (state["weight_scale"],) = (value for key, value in state.items() if key.endswith("_scale"))
+    assert torch.equal(program.run(x)[0], dynamic.linear(x, state))
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("between", [nn.Identity, nn.Softmax])
 def test_products_by_parameters_are_linear_layers(bits, between, export):
