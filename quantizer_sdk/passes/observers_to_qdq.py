@@ -202,16 +202,13 @@ def _round_constant(
         shape = [-1 if axis == observer.ch_axis else 1 for axis in range(value.dim())]
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
     codes = torch.clamp(torch.round(value.double() / scale) + zero_point, observer.quant_min, observer.quant_max)
-    stored = tensor.op == "get_attr"
     call.args = ()
-    if stored:
-        constants.release(tensor)
-    target = str(tensor.target) if stored else f"{tensor.name}_rounded"
+    for unread in erase_unused(tensor):
+        constants.release(unread)
+    target = str(tensor.target) if tensor.op == "get_attr" else f"{tensor.name}_rounded"
     rounded = constants.add(target, ((codes - zero_point) * scale).to(value.dtype), like=tensor)
     call.replace_all_uses_with(rounded)
     model.graph.erase_node(call)
-    for unread in () if stored else erase_unused(tensor):
-        constants.release(unread)
 
 
 class _Examples:
