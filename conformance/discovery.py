@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from quantizer_sdk import Backend
+from quantizer_sdk import Backend, Row
 from quantizer_sdk.conformance.fuzz import fuzz_scenarios
 from quantizer_sdk.conformance.outcome import Outcome, Status, case_check
 from quantizer_sdk.conformance.plug import load_backend
@@ -97,18 +97,26 @@ def discover(
 
 
 def _scenarios(backend: Backend, seed: int, count: int) -> tuple[Scenario, ...]:
-    rows = getattr(backend.quantizer(), "rows", None) or probed_rows(backend)
-    unsupported = {} if backend.profile is None else backend.profile.unsupported
-    schemes = plain_schemes(backend.schemes())
-    scenarios = (
-        fuzz_scenarios(rows, schemes, unanswerable(backend), seed=seed, count=count, unsupported=unsupported)
-        if schemes
-        else ()
+    """Return `count` random graphs for each part of a backend."""
+    scenarios = tuple(
+        scenario for part in backend.parts or (backend,) for scenario in _random_graphs(part, seed, count)
     )
     if not scenarios:
-        names = ", ".join(row.name for row in rows)
-        raise BackendError(f"no graph can be made of the rows {names}; expected ops that the suite knows how to call")
+        rows = ", ".join(row.name for part in backend.parts or (backend,) for row in _rows(part))
+        raise BackendError(f"no graph can be made of the rows {rows}; expected ops that the suite knows how to call")
     return scenarios
+
+
+def _rows(part: Backend) -> Sequence[Row]:
+    return getattr(part.quantizer(), "rows", None) or probed_rows(part)
+
+
+def _random_graphs(part: Backend, seed: int, count: int) -> tuple[Scenario, ...]:
+    schemes = plain_schemes(part.schemes())
+    if not schemes:
+        return ()
+    unsupported = {} if part.profile is None else part.profile.unsupported
+    return fuzz_scenarios(_rows(part), schemes, unanswerable(part), seed=seed, count=count, unsupported=unsupported)
 
 
 def _failures(cases: Sequence[_Case]) -> Iterator[_Case]:

@@ -31,8 +31,9 @@ def environment_of(backend: Backend) -> dict[str, str]:
         "cpu_flags": " ".join(flag for flag in _FLAGS if flag in flags),
         "isa": _isa(flags),
     }
-    if backend.runner is not None and backend.runner.environment is not None:
-        found |= backend.runner.environment()
+    for part in backend.parts or (backend,):
+        if part.runner is not None and part.runner.environment is not None:
+            found |= part.runner.environment()
     return found
 
 

@@ -102,6 +102,7 @@ def evaluate(scenario: Scenario, backend: Backend, checks: Collection[str], seed
         seed: Of all random data.
     """
     dynamic = Scheme.named(scenario.scheme).dynamic
+    backend = backend.part_of(scenario.scheme)
     bench = (DynamicBench if dynamic else Bench)(scenario, backend, seed)
     refused: str | None = None
     outcomes = []

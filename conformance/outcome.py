@@ -50,7 +50,7 @@ CHECKS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Each check's level and what it states; docs/conformance/ holds the whole of it."""
 
-_ID = re.compile(r"(L[0-5])\.([CERKDM][0-9])(/[A-Za-z0-9_.,:=+-]+)+")
+_ID = re.compile(r"(L[0-5])\.([CERKDM][0-9])(/[A-Za-z0-9_.,:=@+-]+)+")
 
 
 class Status(enum.Enum):

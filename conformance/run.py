@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantizer_sdk import Backend
+from quantizer_sdk.backend import Runner
 from quantizer_sdk.conformance.environment import environment_of
 from quantizer_sdk.conformance.evaluate import declared
 from quantizer_sdk.conformance.journal import Journal
@@ -18,6 +19,7 @@ from quantizer_sdk.conformance.report import SUITE, Report
 from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.suite import Selection, scenarios_of
 from quantizer_sdk.conformance.workers import Job, run_scenarios
+from quantizer_sdk.profile import Profile
 
 __all__ = ["Progress", "Settings", "report_of", "run_suite"]
 
@@ -88,7 +90,8 @@ def run_suite(
         )
         results = run_scenarios(left, job, workers=settings.workers, timeout=settings.timeout)
         for scenario, found in results:
-            outcomes = [declared(outcome, backend.profile) for outcome in _complete(scenario, found)]
+            profile = backend.part_of(scenario.scheme).profile
+            outcomes = [declared(outcome, profile) for outcome in _complete(scenario, found)]
             done |= {outcome.id: outcome for outcome in outcomes}
             if journal is not None:
                 journal.write(outcomes)
@@ -106,12 +109,14 @@ def _refused_rows(scenarios: Sequence[Scenario], done: Mapping[str, Outcome]) ->
     """Name the rows all of whose cases the quantizer refused: a table that claims nothing must not pass by that."""
     looked_at: dict[str, bool] = {}
     for scenario in scenarios:
-        seen = any(done[id_].signature != "refused" for id_ in scenario.case_ids())
-        looked_at[scenario.row] = looked_at.get(scenario.row, False) or seen
+        if scenario.row:
+            name = " of ".join(filter(None, (scenario.row, scenario.part)))
+            seen = any(done[id_].signature != "refused" for id_ in scenario.case_ids())
+            looked_at[name] = looked_at.get(name, False) or seen
     return tuple(
-        f"row {row}: the quantizer refuses every case of it, so nothing of it was looked at"
-        for row, seen in looked_at.items()
-        if row and not seen
+        f"row {name}: the quantizer refuses every case of it, so nothing of it was looked at"
+        for name, seen in looked_at.items()
+        if not seen
     )
 
 
@@ -151,10 +156,11 @@ def report_of(
     """
     complete = len(done) == sum(len(scenario.checks) for scenario in scenarios)
     whole = complete and not settings.selection.partial
+    parts = backend.parts or (backend,)
     return Report(
         backend=backend.name,
-        runner=None if backend.runner is None else backend.runner.name,
-        profile=None if backend.profile is None else backend.profile.name,
+        runner=_joined(part.runner for part in parts),
+        profile=_joined(part.profile for part in parts),
         environment=environment_of(backend),
         seed=settings.seed,
         selection=settings.selection.words(),
@@ -163,3 +169,8 @@ def report_of(
         flaws=_refused_rows(scenarios, done) if whole else (),
         seconds=seconds,
     )
+
+
+def _joined(named: Iterable[Runner | Profile | None]) -> str | None:
+    """Return the names of what the parts of a backend have, or None where they have nothing."""
+    return ", ".join(it.name for it in named if it is not None) or None

@@ -40,6 +40,11 @@ class Scenario:
     exhaustive: bool = False
     row: str = ""
 
+    @property
+    def part(self) -> str:
+        """The part of the backend that it is for, which the configuration's name ends with; "" for the whole."""
+        return self.scheme.partition("@")[2]
+
     def case_id(self, check: str) -> str:
         """Return the id of one of its cases."""
         return f"{CHECKS[check][0]}.{check}/{self.subject}/{self.scheme}/{self.data}/{self.shape}"

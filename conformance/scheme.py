@@ -2,6 +2,7 @@
 
 A name is `s8` or `d8` (activations with qparams from calibration, or of each run's own data), `.w4` where weights have
 other than 8 bits, and the weights' granularity: `pt` one scale, `pc` one a channel, `g32` one for each 32 neighbours.
+Where a backend has parts, `@` and the part's name follow, as in `d8.pc@onednn`.
 Checks hold the quantizer to what the name says. Any other name, such as `default` or `u8.pc`, promises static
 activations and weights of 8 bits.
 """
@@ -34,7 +35,7 @@ class Scheme:
     @classmethod
     def named(cls, name: str) -> Scheme:
         """Read a configuration's name."""
-        found = _NAME.fullmatch(name)
+        found = _NAME.fullmatch(name.partition("@")[0])
         if found is None:
             return cls()
         group = found["group"]

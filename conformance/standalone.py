@@ -48,6 +48,7 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
         QuantizerError: There is no converted graph, or it has no source text.
         MissingDependencyError: Jinja is not installed.
     """
+    backend = backend.part_of(scenario.scheme)
     bench = Bench(scenario, backend, seed)
     check = case_check(outcome.id)
     kind = _kind(check, backend, outcome)

@@ -79,6 +79,8 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     Beside the families of its rows and of the ops that it rewrites as others, and those of run-time qparams and narrow
     weights where it has them, these are random graphs of the rows' ops, the same in every run, and whole models.
     """
+    if backend.parts:
+        return tuple(scenario for part in backend.parts for scenario in scenarios_of(part))
     rows = getattr(backend.quantizer(), "rows", None)
     if not rows:
         rows = probed_rows(backend)
@@ -112,8 +114,8 @@ def unanswerable(backend: Backend) -> frozenset[str]:
 
 def _plainest(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
     """Yield the first scenario of each row of one op: kernels fused with an activation are left out."""
-    seen = {""}
+    seen: set[tuple[str, str]] = set()
     for scenario in scenarios:
-        if scenario.row not in seen and scenario.length == 1:
-            seen.add(scenario.row)
+        if scenario.row and (scenario.part, scenario.row) not in seen and scenario.length == 1:
+            seen.add((scenario.part, scenario.row))
             yield replace(scenario, checks=tuple(check for check in scenario.checks if check != "D4"))

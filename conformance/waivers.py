@@ -17,7 +17,7 @@ from quantizer_sdk.errors import MissingDependencyError, WaiverError
 
 __all__ = ["Waived", "WaivedGroup", "Waiver", "apply_waivers", "load_waivers", "waived", "waived_groups"]
 
-_PATTERN = re.compile(r"[A-Za-z0-9_.,:=+/*?!\[\]-]+")
+_PATTERN = re.compile(r"[A-Za-z0-9_.,:=@+/*?!\[\]-]+")
 _LINK = re.compile(r"https?://\S+")
 _WAIVED = re.compile(
     r"(?P<status>[A-Z]+): (?P<found>.*)\n"

@@ -207,6 +207,8 @@ class Backend:
         runner: Runs models on the backend's kernels; None where there is only a quantizer.
         profile: What the kernels accept and how they round; None where nobody wrote it down.
         peer_quantize: Quantizes an exported model with another quantizer for the same runtime, to compare with.
+        parts: Where one quantizer serves several runtimes, a backend for each: with its quantizer, runner, profile and
+            configurations, whose names no other part has. The suite judges each part's cases by that part.
     """
 
     name: str
@@ -215,10 +217,34 @@ class Backend:
     profile: Profile | None = None
     peer_quantize: Callable[[GraphModule, Iterable[torch.Tensor]], GraphModule] | None = None
     configurations: Mapping[str, Callable[[], Quantizer]] = field(default_factory=dict, hash=False)
+    parts: tuple[Backend, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [scheme for part in self.parts for scheme in part.schemes()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            message = f"backend {self.name!r} has parts with configurations of one name: {', '.join(twice)}"
+            raise BackendError(message)
 
     def schemes(self) -> Mapping[str, Callable[[], Quantizer]]:
-        """Return the configurations, or the default one under the name "default"."""
+        """Return the configurations, those of all parts, or the default one under the name "default"."""
+        if self.parts:
+            return {name: make for part in self.parts for name, make in part.schemes().items()}
         return self.configurations or {"default": self.quantizer}
+
+    def part_of(self, scheme: str) -> Backend:
+        """Return the part with this configuration, or the backend itself where it has no parts.
+
+        Raises:
+            BackendError: No part has it.
+        """
+        for part in self.parts:
+            if scheme in part.schemes():
+                return part
+        if self.parts:
+            message = f"no part of backend {self.name!r} has a configuration {scheme!r}; there are {list(self.schemes())}"
+            raise BackendError(message)
+        return self
 
     def lower(
         self,

@@ -145,7 +145,7 @@ def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None
 def operands_fit(match: Match) -> str | None:
     """Refuse operands that no spec could be put on, or not the one that they get."""
     for _node, name, operand, value in match.operands():
-        if match.config.spec_of(operand.role) is None:
+        if operand.spec(match.config) is None:
             continue
         if not isinstance(value, Node):
             return f"operand {name!r} is the number {value}, and kernels take tensors"
@@ -165,9 +165,10 @@ def _run_time_fits(match: Match) -> str | None:
             continue
         if operand.run_time_granularity is None:
             return f"operand {name!r} has a dynamic spec; the kernel takes static ones, with is_dynamic=False"
-        accepted, found = operand.run_time_granularity, granularity_of(spec)
-        if found != accepted:
-            return f"operand {name!r} has {found}; at run time the kernel takes {accepted}"
+        accepted = (operand.run_time_granularity, *operand.other_run_time_granularities)
+        if (found := granularity_of(spec)) not in accepted:
+            words = " or ".join(str(granularity) for granularity in accepted)
+            return f"operand {name!r} has {found}; at run time the kernel takes {words}"
     if getattr(match.row.output.spec(match.config), "is_dynamic", False):
         return "its result has a dynamic spec; operands are quantized at run time, and no results"
     return None

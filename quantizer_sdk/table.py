@@ -136,12 +136,16 @@ class Operand:
         force_per_tensor: Whether the kernel takes one scale only; a per-channel spec turns into its per-tensor form.
         run_time_granularity: How many elements share a scale where the spec is dynamic and does not say it itself;
             None where the op has no kernel for it.
+        other_run_time_granularities: What a dynamic spec may say instead.
+        quantized: Whether the config's spec applies at all; False where the kernel takes or gives a float tensor.
     """
 
     role: Role
     ch_axis: int | None = None
     force_per_tensor: bool = False
     run_time_granularity: Granularity | None = None
+    other_run_time_granularities: tuple[Granularity, ...] = ()
+    quantized: bool = True
 
     def on_axis(self, ch_axis: int) -> Operand:
         """Return this operand with its channels on another axis."""
@@ -151,13 +155,22 @@ class Operand:
         """Return this operand with one scale for the whole tensor."""
         return dataclasses.replace(self, force_per_tensor=True)
 
-    def at_run_time(self, granularity: Granularity) -> Operand:
-        """Return this operand with scales of this granularity where each run computes them from its own data."""
-        return dataclasses.replace(self, run_time_granularity=granularity)
+    def at_run_time(self, granularity: Granularity, *others: Granularity) -> Operand:
+        """Return this operand with scales of this granularity where each run computes them from its own data.
+
+        Args:
+            granularity: What a spec gets that does not say it itself.
+            *others: What a spec may say instead.
+        """
+        return dataclasses.replace(self, run_time_granularity=granularity, other_run_time_granularities=others)
+
+    def as_float(self) -> Operand:
+        """Return this operand left float, whatever the config says."""
+        return dataclasses.replace(self, quantized=False)
 
     def spec(self, config: QuantizationConfig) -> QuantizationSpecBase | None:
         """Return the spec that a config gives this operand."""
-        spec = config.spec_of(self.role)
+        spec = config.spec_of(self.role) if self.quantized else None
         if isinstance(spec, QuantizationSpec) and spec.is_dynamic and self.run_time_granularity is not None:
             return _shared_by(spec, self.run_time_granularity)
         if not isinstance(spec, QuantizationSpec) or spec.qscheme not in PER_CHANNEL_SCHEMES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.fx import GraphModule, Node
@@ -51,8 +51,8 @@ class TableQuantizer(Quantizer):
     float. As in PT2E, once any rule is set, only ops that a rule covers are quantized.
     """
 
-    rows: ClassVar[tuple[Row, ...]] = ()
-    rewrites: ClassVar[tuple[Rewrite, ...]] = ()
+    rows: tuple[Row, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
     enters_control_flow = True
 
     def __init__(self) -> None:

@@ -1,17 +1,9 @@
-"""ONNX Runtime on CPUs: the quantizer that annotates for its uint8 kernels, and the exporter that makes them run."""
+"""ONNX Runtime on CPUs: the exporter that makes its integer kernels run, and the sessions that run them."""
 
-from quantizer_sdk.backends.onnxruntime.backend import BACKEND
-from quantizer_sdk.backends.onnxruntime.configs import get_uint8_quantization_config
 from quantizer_sdk.backends.onnxruntime.emulator import lower_without_vnni
-from quantizer_sdk.backends.onnxruntime.lowering import lower
-from quantizer_sdk.backends.onnxruntime.quantizer import ONNXRuntimeQuantizer
+from quantizer_sdk.backends.onnxruntime.lowering import lower, lower_unoptimized
+from quantizer_sdk.backends.onnxruntime.profile import PROFILE
+from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
 from quantizer_sdk.backends.onnxruntime.session import SessionSettings
 
-__all__ = [
-    "BACKEND",
-    "ONNXRuntimeQuantizer",
-    "SessionSettings",
-    "get_uint8_quantization_config",
-    "lower",
-    "lower_without_vnni",
-]
+__all__ = ["PROFILE", "SessionSettings", "lower", "lower_unoptimized", "lower_without_vnni", "sums_saturate"]

@@ -7,32 +7,50 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from quantizer_sdk import Check, Match, QuantizationSpec, Role
+from quantizer_sdk import Check, Match, Operand, QuantizationSpec, Role
 
 __all__ = [
+    "adds_one_of_its_shape",
     "averages_image",
     "batched",
-    "bias_is_vector",
+    "between_codes",
     "codes_fit",
+    "looks_up",
     "matrices",
     "one_open_size",
     "only",
     "pads_image_with_zeros",
     "slices_statically",
+    "static",
     "two_tensors",
-    "weight_is_matrix",
 ]
 
+aten = torch.ops.aten
+_ON_CODES = frozenset(
+    {
+        *(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding),
+        *(aten.conv3d.default, aten.conv3d.padding, aten.linear.default, aten.batch_norm.default),
+        *(aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim),
+        *(aten.cat.default, aten.concat.default, aten.concatenate.default, aten.slice.Tensor),
+        *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default),
+        *(aten.transpose.int, aten.contiguous.default, aten.clone.default, aten.dropout.default),
+        *(aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor),
+        *(aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default),
+        *(aten.relu6.default, aten.relu6_.default, aten.hardswish.default, aten.hardswish_.default),
+        *(aten.silu.default, aten.silu_.default, aten.sigmoid.default, aten.sigmoid_.default),
+    }
+)
+"""What has codes on one side of it, by itself or in the kernel of its neighbour."""
 _SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 
 
-def only(**accepted: Any) -> Check:
-    """Make a check that accepts one value of each of these arguments, where the op has them."""
+def only(step: int = 0, **accepted: Any) -> Check:
+    """Make a check that accepts one value of each of these arguments of a step, where its op has them."""
 
     def check(match: Match) -> str | None:
         for name, value in accepted.items():
             try:
-                found = match.argument(name)
+                found = match.argument(name, step)
             except KeyError:
                 continue
             if found != value:
@@ -51,6 +69,50 @@ def codes_fit(match: Match) -> str | None:
     weight = match.config.weight
     if isinstance(weight, QuantizationSpec) and weight.qscheme not in _SYMMETRIC:
         return f"the weight's qscheme is {weight.qscheme}; this backend's kernels take symmetric weights"
+    if isinstance(weight, QuantizationSpec) and weight.ch_axis not in {None, 0}:
+        return f"the weight's ch_axis is {weight.ch_axis}; in a config it is 0, which each op turns into its own axis"
+    if not match.row.share and all(_unquantized(match, operand) for _node, _name, operand, _value in match.operands()):
+        return "its config has no spec for anything that it reads"
+    return None
+
+
+def _unquantized(match: Match, operand: Operand) -> bool:
+    return operand.role is Role.BIAS or operand.spec(match.config) is None
+
+
+def static(match: Match) -> str | None:
+    """A kernel that adds a tensor takes activations with calibrated qparams."""
+    spec = match.config.input_activation
+    if spec is None or getattr(spec, "is_dynamic", False):
+        return "activations without calibrated qparams; the kernel adds a tensor of codes"
+    return None
+
+
+def adds_one_of_its_shape(match: Match) -> str | None:
+    """The tensor that the kernel adds is another one, of the result's shape."""
+    gemm, added = match.nodes[0], match.nodes[1]
+    others = [value for value in added.args[:2] if value is not gemm]
+    shapes = [_shape(value) for value in others]
+    if shapes != [_shape(gemm)]:
+        return f"it adds {others} of shape {shapes}; the kernel adds another tensor of shape {_shape(gemm)}"
+    return None
+
+
+def between_codes(match: Match) -> str | None:
+    """Elementwise ops save time where codes come in and go out; between float ops conversions cost more."""
+    for _node, name, _operand, value in match.operands():
+        if isinstance(value, Node) and value.op == "call_function" and value.target not in _ON_CODES:
+            return f"operand {name!r} ({value.name}) is computed in float, so that codes of it would save nothing"
+    readers = [user for user in match.output.users if user.op == "call_function"]
+    if readers and not any(user.target in _ON_CODES for user in readers):
+        return f"its result is read by {readers[0].name}, which computes in float, so that codes would save nothing"
+    return None
+
+
+def looks_up(match: Match) -> str | None:
+    """Rows are gathered as codes, with a scale each or one for all."""
+    if match.argument("scale_grad_by_freq") or match.argument("sparse"):
+        return "an embedding that trains sparsely"
     return None
 
 
@@ -77,11 +139,6 @@ def pads_image_with_zeros(match: Match) -> str | None:
     return None
 
 
-def bias_is_vector(match: Match) -> str | None:
-    """The bias of addmm has one element an output feature."""
-    rank = _rank(match.argument("self"))
-    return None if rank in (None, 1) else f"a bias of rank {rank}; the kernel takes one element an output feature"
-
 
 def matrices(match: Match) -> str | None:
     """Matrix products of vectors have no integer kernel."""
@@ -89,11 +146,6 @@ def matrices(match: Match) -> str | None:
     low = any(rank is not None and rank < 2 for rank in ranks)
     return f"operands of ranks {ranks}; the kernel takes at least 2 each" if low else None
 
-
-def weight_is_matrix(match: Match) -> str | None:
-    """A matrix product has a scale for each column of one matrix, not of a batch of them."""
-    rank = _rank(match.nodes[0].args[1])
-    return None if rank in (None, 2) else f"a weight of rank {rank}; the kernel takes a scale for each column of one"
 
 
 def averages_image(match: Match) -> str | None:
@@ -129,3 +181,8 @@ def one_open_size(match: Match) -> str | None:
 def _rank(node: Any) -> int | None:
     value = node.meta.get("val") if isinstance(node, Node) else None
     return value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def _shape(node: Any) -> tuple[Any, ...]:
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()

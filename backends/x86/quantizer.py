@@ -1,0 +1,100 @@
+"""The quantizer for x86: one table, a column for each runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from quantizer_sdk import InvalidAnnotationError, QuantizationConfig, TableQuantizer
+from quantizer_sdk.backends.x86.configs import get_default_x86_quantization_config
+from quantizer_sdk.backends.x86.functions import overloads_of_function
+from quantizer_sdk.backends.x86.rewrites import REWRITES
+from quantizer_sdk.backends.x86.table import rows_of
+from quantizer_sdk.backends.x86.target import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["X86Quantizer"]
+
+
+class X86Quantizer(TableQuantizer):
+    """Quantizes what runs on integer kernels on x86, and says of all else why it does not.
+
+    Without any `set_` call it quantizes all it can, statically, with a scale for each output channel of a weight. Set
+    configs from `get_default_x86_quantization_config` to choose otherwise; each layer may have its own, static or
+    dynamic. The methods named `set_..._qconfig` are the peer's.
+
+    Args:
+        target: The runtime: "onednn" for eager PyTorch, "inductor" for compiled code, "onnxruntime" for ONNX files.
+            oneDNN's kernels give floats where no integer kernel reads on, ONNX Runtime's mostly codes: quantizes are
+            put accordingly.
+        quantize_results: Whether every result is quantized, also where no integer kernel reads it, so that the model
+            itself gives codes.
+
+    Raises:
+        RuleError: There is no such target.
+    """
+
+    def __init__(self, target: str | Target = Target.ONEDNN, *, quantize_results: bool = False) -> None:
+        super().__init__()
+        self.target = Target.named(target)
+        self.quantize_results = quantize_results
+        self.rewrites = REWRITES[self.target]
+        self._asked: frozenset[torch._ops.OpOverload] = frozenset()
+        self._choose_rows()
+
+    def default_config(self) -> QuantizationConfig:
+        """Return static uint8 with weights per channel, of 7 bits where this machine multiplies 8 with loss."""
+        return get_default_x86_quantization_config()
+
+    def set_operator_type(self, operator: object, config: QuantizationConfig | None) -> Self:
+        """Quantize the calls of this aten overload, or of all overloads of a packet, with this config.
+
+        On oneDNN matmul of two activations is quantized only if asked for in this way.
+
+        Raises:
+            RuleError: It is neither.
+        """
+        super().set_operator_type(operator, config)
+        if config is not None:
+            self._asked |= {overload for overload in self._rules.operator_types if self._rules.operator_types[overload]}
+            self._choose_rows()
+        return self
+
+    def set_module_type_qconfig(self, module_type: type[nn.Module], quantization_config: QuantizationConfig | None) -> Self:
+        """Do as `set_module_type`."""
+        return self.set_module_type(module_type, quantization_config)
+
+    def set_module_name_qconfig(self, module_name: str, quantization_config: QuantizationConfig | None) -> Self:
+        """Do as `set_module_name`."""
+        return self.set_module_name(module_name, quantization_config)
+
+    def set_function_type_qconfig(
+        self, function_type: Callable[..., Any], quantization_config: QuantizationConfig | None
+    ) -> Self:
+        """Quantize the calls of a function such as `torch.matmul` or `torch.nn.functional.linear` with this config.
+
+        Raises:
+            RuleError: It is no function of tensors that export keeps as an op of its own.
+        """
+        for overload in overloads_of_function(function_type):
+            self.set_operator_type(overload, quantization_config)
+        return self
+
+    def validate(self, model: GraphModule) -> None:
+        """Refuse annotations that the target's kernels cannot compute, whoever wrote them.
+
+        Raises:
+            InvalidAnnotationError: There are some; states all of them, by node and the user's line.
+        """
+        if found := self.violations(model):
+            message = f"{self.target.value} has no kernel for {len(found)} annotated ops: {'; '.join(found)}"
+            raise InvalidAnnotationError(message)
+
+    def _choose_rows(self) -> None:
+        self.rows = rows_of(self.target, quantize_results=self.quantize_results, asked=self._asked)
