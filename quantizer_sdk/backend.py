@@ -242,7 +242,9 @@ class Backend:
             if scheme in part.schemes():
                 return part
         if self.parts:
-            message = f"no part of backend {self.name!r} has a configuration {scheme!r}; there are {list(self.schemes())}"
+            message = (
+                f"no part of backend {self.name!r} has a configuration {scheme!r}; there are {list(self.schemes())}"
+            )
             raise BackendError(message)
         return self
 

@@ -139,13 +139,11 @@ def pads_image_with_zeros(match: Match) -> str | None:
     return None
 
 
-
 def matrices(match: Match) -> str | None:
     """Matrix products of vectors have no integer kernel."""
     ranks = [_rank(operand) for operand in match.nodes[0].args]
     low = any(rank is not None and rank < 2 for rank in ranks)
     return f"operands of ranks {ranks}; the kernel takes at least 2 each" if low else None
-
 
 
 def averages_image(match: Match) -> str | None:

@@ -31,7 +31,9 @@ def get_default_x86_quantization_config(
     activation_observer: ObserverFactory | type | None = None,
     deployment_isa: str | None = None,
 ) -> QuantizationConfig:
-    """Return the config under which integer kernels run on x86, on every route. The first three arguments are the peer's.
+    """Return the config under which integer kernels run on x86, on every route.
+
+    The first three arguments are the peer's.
 
     Args:
         is_qat: For `prepare_qat_pt2e`: activations learn a moving average of their range, weights are rounded to the
@@ -101,5 +103,7 @@ def _check(
         message = f"bits={bits}; weights have 8 bits, or 4 with is_weight_only=True"
         raise RuleError(message)
     if (bits == 4 or group_size is not None) and not is_weight_only:
-        message = f"bits={bits} and group_size={group_size}; only weights that stand alone, is_weight_only=True, have these"
+        message = (
+            f"bits={bits} and group_size={group_size}; only weights that stand alone, is_weight_only=True, have these"
+        )
         raise RuleError(message)

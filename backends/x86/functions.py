@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import Any
 
@@ -45,4 +45,10 @@ def overloads_of_function(function: Callable[..., Any]) -> tuple[torch._ops.OpOv
             "torch.nn.functional.linear, or name the op with set_operator_type"
         )
         raise RuleError(message)
-    return tuple(getattr(packet, name) for packet in packets for name in packet.overloads())
+    return tuple(overload for packet in packets for overload in _overloads(packet))
+
+
+def _overloads(packet: torch._ops.OpOverloadPacket) -> Iterator[torch._ops.OpOverload]:
+    names: list[str] = packet.overloads()  # type: ignore[no-untyped-call]
+    for name in names:
+        yield getattr(packet, name)

@@ -66,7 +66,9 @@ class X86Quantizer(TableQuantizer):
             self._choose_rows()
         return self
 
-    def set_module_type_qconfig(self, module_type: type[nn.Module], quantization_config: QuantizationConfig | None) -> Self:
+    def set_module_type_qconfig(
+        self, module_type: type[nn.Module], quantization_config: QuantizationConfig | None
+    ) -> Self:
         """Do as `set_module_type`."""
         return self.set_module_type(module_type, quantization_config)
 

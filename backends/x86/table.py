@@ -199,7 +199,5 @@ def rows_of(target: Target, *, quantize_results: bool, asked: frozenset[torch._o
         asked: The ops that a rule names, for entries that wait for one.
     """
     return tuple(
-        entry.for_target(target, quantize_results=quantize_results)
-        for entry in ENTRIES
-        if entry.is_for(target, asked)
+        entry.for_target(target, quantize_results=quantize_results) for entry in ENTRIES if entry.is_for(target, asked)
     )
