@@ -10,15 +10,24 @@ from public_case import emulated, narrow, rebuilt, table
 from public_contract_cases import UnsharedSlice, symmetric_results
 from torch.nn import functional as F  # noqa: N812  # its name everywhere
 
-from quantizer_sdk import LoweringError
+from quantizer_sdk import LoweringError, TableQuantizer
 from quantizer_sdk.backend import Variant
-from quantizer_sdk.backends.onnxruntime import BACKEND as ONNXRUNTIME
-from quantizer_sdk.backends.onnxruntime import ONNXRuntimeQuantizer, SessionSettings, lower_without_vnni
-from quantizer_sdk.backends.onnxruntime.table import ROWS as ONNXRUNTIME_ROWS
+from quantizer_sdk.backends.onnxruntime import SessionSettings, lower_without_vnni
+from quantizer_sdk.backends.x86 import BACKEND, X86Quantizer, get_default_x86_quantization_config
 from quantizer_sdk.conformance.mutants.emulated import predicted
 from quantizer_sdk.profile import Arithmetic, Family
 
 aten = torch.ops.aten
+ONNXRUNTIME = BACKEND.part_of("u8.pc@onnxruntime")
+ONNXRUNTIME_ROWS = X86Quantizer("onnxruntime", quantize_results=True).rows
+
+
+class OnnxRuntimeTable(TableQuantizer):
+    """ONNX Runtime's configuration on rows of choice."""
+
+    def default_config(self):
+        """Return weights of 8 bits, whatever this machine is."""
+        return get_default_x86_quantization_config(reduce_range=False)
 
 
 def _with(site, **changes):
@@ -137,7 +146,7 @@ def moves_codes_between_scales(site, profile, node):
 def _onnxruntime(name, *, settings=None, **arithmetic):
     """Return ONNX Runtime's backend with one row; with another arithmetic in its profile, or another session."""
     rows = tuple(row for row in ONNXRUNTIME_ROWS if row.name == name)
-    quantizer = table(*rows, kind=ONNXRuntimeQuantizer)
+    quantizer = table(*rows, kind=OnnxRuntimeTable)
     profile = ONNXRUNTIME.profile
     families = {**profile.arithmetic, **{Family[family]: rounds for family, rounds in arithmetic.items()}}
     runner = ONNXRUNTIME.runner

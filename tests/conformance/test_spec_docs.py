@@ -118,9 +118,10 @@ def test_every_field_of_a_profile_is_told():
     assert [name for name in members if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize(("name", "column"), [("xnnpack", 0), ("onnxruntime", 1)])
-def test_the_table_of_profiles_is_what_the_backends_say(name, column):
-    for family, arithmetic in find_backend(name).profile.arithmetic.items():
+@pytest.mark.parametrize(("scheme", "column"), [("s8.pc", 0), ("u8.pc@onnxruntime", 1)])
+def test_the_table_of_profiles_is_what_the_backends_say(scheme, column):
+    backend = find_backend("x86" if "@" in scheme else "xnnpack")
+    for family, arithmetic in backend.part_of(scheme).profile.arithmetic.items():
         row = next(cells for families, cells in ROWS.items() if family.name in families.split(", "))
         words = row.replace("*", "").split(" | ")[column].split(", ")
         order = arithmetic.zero_point.value.split("_")[0]

@@ -19,8 +19,9 @@ from quantizer_sdk import (
     prepare_pt2e,
 )
 from quantizer_sdk.backend import Executable
-from quantizer_sdk.backends.onnxruntime import BACKEND, SessionSettings, get_uint8_quantization_config, lower
+from quantizer_sdk.backends.onnxruntime import SessionSettings, lower
 from quantizer_sdk.backends.onnxruntime.lowering import lower_unoptimized, to_onnx
+from quantizer_sdk.backends.x86 import X86Quantizer
 
 OPS = torch.ops.quantized_decomposed
 IN = (0.03, 131, 0, 255, torch.uint8)
@@ -109,10 +110,10 @@ def codes_apart(actual, expected, qparams=OUT):
     return round(float((actual - expected).abs().max()) / qparams[0])
 
 
-def test_the_backend_is_found_by_its_entry_point():
-    assert find_backend("onnxruntime") is BACKEND
-    assert [variant.axis for variant in BACKEND.runner.variants] == ["optimizer", "isa"]
-    assert BACKEND.runner.environment()["uint8 times int8"] in {"exact", "saturates"}
+def test_the_backend_has_a_part_for_the_runtime():
+    runner = find_backend("x86").part_of("u8.pc@onnxruntime").runner
+    assert [variant.axis for variant in runner.variants] == ["optimizer", "isa"]
+    assert runner.environment()["ONNX Runtime, uint8 times int8"] in {"exact", "saturates"}
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_bias_beyond_int32_fits_with_the_backends_quantizer(quantize):
         module.weight[1] *= 1e-9
         module.bias[1] = 5.0
     x = inputs_like(8, 16)
-    model = quantize(export(module, x), BACKEND.quantizer(), x)
+    model = quantize(export(module, x), X86Quantizer("onnxruntime", quantize_results=True), x)
     (actual,) = lower(model, (x,)).run(x)
     step = next(node.args[1] for node in reversed(model.graph.nodes) if "dequantize" in str(node.target))
     assert ((actual[:, 1] - 5.0).abs() <= step).all()
@@ -435,7 +436,9 @@ def test_refusals_name_the_reason():
             return torch.relu(x), x - 2 * x.mean(1, keepdim=True), F.max_pool2d(x, 2, ceil_mode=True)
 
     x = inputs_like(1, 3, 5, 5)
-    prepared = prepare_pt2e(export(nn.Sequential(nn.Conv2d(3, 3, 1), Mixed()), x), BACKEND.quantizer())
+    prepared = prepare_pt2e(
+        export(nn.Sequential(nn.Conv2d(3, 3, 1), Mixed()), x), X86Quantizer("onnxruntime", quantize_results=True)
+    )
     calibrate(prepared, [x])
     reasons = {op.op.split(".")[1]: op.reason for op in explain(convert_pt2e(prepared)).ops if op.state == "float"}
     assert reasons["relu"] == "no row for aten.relu.default"
@@ -451,12 +454,7 @@ def test_codes_of_another_dtype_are_refused(quantize):
     with pytest.raises(
         Exception, match=r"input_activation is torch.int8; this backend's kernels take torch.uint8|claimed"
     ):
-        quantize(export(nn.Linear(16, 4), x), BACKEND.quantizer(config=CONFIG), x)
-
-
-def test_weights_of_seven_bits_are_a_config():
-    config = get_uint8_quantization_config(weight_qmin=-63, weight_qmax=63)
-    assert (config.weight.quant_min, config.weight.quant_max) == (-63, 63)
+        quantize(export(nn.Linear(16, 4), x), X86Quantizer("onnxruntime").set_global(CONFIG), x)
 
 
 def test_missing_runtime_names_the_extra(monkeypatch):
@@ -470,7 +468,7 @@ def test_missing_runtime_names_the_extra(monkeypatch):
 def test_importing_the_backend_imports_no_runtime():
     script = """
         import sys
-        from quantizer_sdk.backends.onnxruntime import BACKEND
+        from quantizer_sdk.backends.x86 import BACKEND
         imported = {name.split(".")[0] for name in sys.modules}
         assert not imported & {"onnxruntime", "onnx", "onnx_ir", "torchao", "executorch"}
     """
