@@ -8,6 +8,8 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk import Check, Match, Operand, QuantizationSpec, Role
+from quantizer_sdk.observers import PerToken
+from quantizer_sdk.spec import granularity_of
 
 __all__ = [
     "adds_one_of_its_shape",
@@ -64,7 +66,7 @@ def codes_fit(match: Match) -> str | None:
     """Activations uint8, weights int8 and symmetric: what x86 kernels take without a conversion in between."""
     for role, dtype in ((Role.ACT, torch.uint8), (Role.OUT, torch.uint8), (Role.WEIGHT, torch.int8)):
         spec = match.config.spec_of(role)
-        if isinstance(spec, QuantizationSpec) and spec.dtype is not dtype:
+        if isinstance(spec, QuantizationSpec) and spec.dtype is not dtype and not _of_each_row(spec):
             return f"{role.value} is {spec.dtype}; this backend's kernels take {dtype}"
     weight = match.config.weight
     if isinstance(weight, QuantizationSpec) and weight.qscheme not in _SYMMETRIC:
@@ -74,6 +76,11 @@ def codes_fit(match: Match) -> str | None:
     if not match.row.share and all(_unquantized(match, operand) for _node, _name, operand, _value in match.operands()):
         return "its config has no spec for anything that it reads"
     return None
+
+
+def _of_each_row(spec: QuantizationSpec) -> bool:
+    """Whether each run makes qparams for each row: those come as int8, and become uint8 on the way to the kernel."""
+    return spec.is_dynamic and granularity_of(spec) == PerToken()
 
 
 def _unquantized(match: Match, operand: Operand) -> bool:

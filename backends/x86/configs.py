@@ -64,12 +64,14 @@ def get_default_x86_quantization_config(
     weight = weight_spec(low, high, is_per_channel=is_per_channel, is_qat=is_qat, group_size=group_size)
     if is_weight_only:
         return QuantizationConfig(None, None, weight, None, is_qat)
-    activation = activation_spec(
-        torch.uint8, act_qmin, act_qmax, is_qat=is_qat, is_dynamic=is_dynamic, observer=activation_observer
-    )
-    if is_per_token:
+    if is_per_token:  # the field's op for it gives int8, which is uint8 with another zero point
+        activation = activation_spec(torch.int8, -128, 127, is_dynamic=True, observer=activation_observer)
         by_row = PlaceholderObserver.with_args(eps=0.0, granularity=PerToken())
         activation = dataclasses.replace(activation, observer_or_fake_quant_ctr=by_row)
+    else:
+        activation = activation_spec(
+            torch.uint8, act_qmin, act_qmax, is_qat=is_qat, is_dynamic=is_dynamic, observer=activation_observer
+        )
     return symmetric_config(activation, weight, ProductBiasSpec(), is_qat=is_qat)
 
 
