@@ -12,16 +12,18 @@ from quantizer_sdk.provenance import module_path, op_name, source_line
 __all__ = ["Absorbed", "Decision", "absorb", "decision_of", "record"]
 
 DECISION_KEY = "quantizer_sdk_decision"
+_FOLDED = "folded into the constants of"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absorbed:
-    """An op that a pass folded into the constants of another: its name, overload, user's line and module path."""
+    """An op that is no more: its name, overload, user's line and module path, and what it is to the op that is there."""
 
     node: str
     op: str
     source: str
     module: str
+    how: str = _FOLDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +45,17 @@ class Decision:
     shares: bool = False
 
 
-def absorb(node: Node, folded: Node) -> None:
-    """Note that a node now computes what `folded`, about to be erased, computed."""
-    absorbed = Absorbed(node=folded.name, op=op_name(folded), source=source_line(folded), module=module_path(folded))
+def absorb(node: Node, folded: Node, how: str = _FOLDED) -> None:
+    """Note that a node now computes what `folded`, about to be erased, computed.
+
+    Args:
+        node: The node that is there.
+        folded: The one that goes.
+        how: What it is to the other, in words that go before the other's name.
+    """
+    absorbed = Absorbed(
+        node=folded.name, op=op_name(folded), source=source_line(folded), module=module_path(folded), how=how
+    )
     record(node, dataclasses.replace(decision_of(node), absorbed=(absorbed,)))
 
 

@@ -140,7 +140,7 @@ def _records(model: GraphModule, path: str) -> Iterator[OpRecord]:
                 node=_inside(path, folded.node),
                 op=folded.op,
                 state="folded",
-                reason=f"folded into the constants of {_inside(path, node.name)}",
+                reason=f"{folded.how} {_inside(path, node.name)}",
                 source=folded.source,
                 module=folded.module,
             )

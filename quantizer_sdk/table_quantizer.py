@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
@@ -99,10 +100,15 @@ class TableQuantizer(Quantizer):
         Raises:
             RuleError: It is neither.
         """
-        overloads = overloads_of(operator)
-        self._rules.operator_types.update(dict.fromkeys(overloads, _checked(config)))
-        self._rules.operators[str(operator)] = overloads
+        self._set_overloads(str(operator), overloads_of(operator), config)
         return self
+
+    def _set_overloads(
+        self, name: str, overloads: tuple[torch._ops.OpOverload, ...], config: QuantizationConfig | None
+    ) -> None:
+        """Set one rule, which reports call by this name, for several overloads."""
+        self._rules.operator_types.update(dict.fromkeys(overloads, _checked(config)))
+        self._rules.operators[name] = overloads
 
     def set_filter_function(self, node_filter: Callable[[Node], bool]) -> Self:
         """Leave the ops float for which this function of a node returns False."""

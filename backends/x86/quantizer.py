@@ -60,11 +60,7 @@ class X86Quantizer(TableQuantizer):
         Raises:
             RuleError: It is neither.
         """
-        super().set_operator_type(operator, config)
-        if config is not None:
-            self._asked |= {overload for overload in self._rules.operator_types if self._rules.operator_types[overload]}
-            self._choose_rows()
-        return self
+        return super().set_operator_type(operator, config)
 
     def set_module_type_qconfig(
         self, module_type: type[nn.Module], quantization_config: QuantizationConfig | None
@@ -84,8 +80,8 @@ class X86Quantizer(TableQuantizer):
         Raises:
             RuleError: It is no function of tensors that export keeps as an op of its own.
         """
-        for overload in overloads_of_function(function_type):
-            self.set_operator_type(overload, quantization_config)
+        name = f"{getattr(function_type, '__module__', None)}.{getattr(function_type, '__name__', function_type)}"
+        self._set_overloads(name, overloads_of_function(function_type), quantization_config)
         return self
 
     def validate(self, model: GraphModule) -> None:
@@ -97,6 +93,14 @@ class X86Quantizer(TableQuantizer):
         if found := self.violations(model):
             message = f"{self.target.value} has no kernel for {len(found)} annotated ops: {'; '.join(found)}"
             raise InvalidAnnotationError(message)
+
+    def _set_overloads(
+        self, name: str, overloads: tuple[torch._ops.OpOverload, ...], config: QuantizationConfig | None
+    ) -> None:
+        super()._set_overloads(name, overloads, config)
+        if config is not None:
+            self._asked |= set(overloads)
+            self._choose_rows()
 
     def _choose_rows(self) -> None:
         self.rows = rows_of(self.target, quantize_results=self.quantize_results, asked=self._asked)

@@ -131,7 +131,7 @@ def _replaced(replacement: Replacement, rewrite: Rewrite, node: Node, accepts: C
     if result is None or not computing or not all(accepts(made) for made in computing):
         replacement.withdraw()
         return False
-    absorb(computing[0], node)
+    absorb(computing[0], node, "written as")
     if isinstance(result, Node):
         node.replace_all_uses_with(result)
     else:
