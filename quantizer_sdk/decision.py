@@ -17,7 +17,7 @@ _FOLDED = "folded into the constants of"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absorbed:
-    """An op that is no more: its name, overload, user's line and module path, and what it is to the op that is there."""
+    """An op that is gone: its name, overload, user's line and module path, and what it is to the op that is there."""
 
     node: str
     op: str
