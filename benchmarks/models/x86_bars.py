@@ -1,0 +1,77 @@
+"""The bars that models are held to on x86, as ratios within one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from models.x86_measure import Figures, Measured
+
+__all__ = ["missed"]
+
+_FASTER = {
+    ("mobilenet_v2", "onnx ours", "onnx fp32"): 2.0,
+    ("resnet18", "onnx ours", "onnx fp32"): 3.0,
+    ("transformer", "onnx ours", "onnx fp32"): 2.8,
+    ("transformer", "onnx ours dynamic", "onnx fp32"): 2.7,
+    ("resnet18", "eager ours", "eager fp32"): 2.5,
+    ("transformer", "eager ours", "eager fp32"): 2.5,
+}
+_EAGER_OF_INDUCTOR = 1.3
+_LOWERING_SECONDS = 2.0
+_KERNEL_NOISE = 10.0
+_SIZE = 0.27
+_COSINES = {"onnx ours": 0.995, "eager ours": 0.995, "onnx ours dynamic": 0.999, "eager ours dynamic": 0.999}
+_FLOATS = {"onnx ours": "onnx fp32", "eager ours": "eager fp32"}
+
+
+def missed(result: Measured) -> list[str]:
+    """Say which bars a model misses."""
+    return list(_missed(result))
+
+
+def _missed(result: Measured) -> Iterator[str]:
+    programs = result.programs
+    for name, figures in programs.items():
+        if "ours" in name:
+            yield from (f"{name}: {words}" for words in _alone(figures))
+    for (model, name, other), floor in _FASTER.items():
+        ratio = _ratio(programs, other, name)
+        if model == result.name and ratio is not None and ratio < floor:
+            yield f"{name} is {ratio:.2f}x as fast as {other}, below {floor}x"
+    ratio = _ratio(programs, "onnx quantize_static", "onnx ours")
+    if ratio is not None and ratio < 1:
+        yield f"onnx ours is {ratio:.2f}x as fast as quantize_static"
+    ours, static = programs.get("onnx ours"), programs.get("onnx quantize_static")
+    if ours is not None and static is not None and None not in (ours.sqnr, static.sqnr) and ours.sqnr < static.sqnr:  # type: ignore[operator]
+        yield f"onnx ours has {ours.sqnr:.1f} dB, quantize_static {static.sqnr:.1f} dB"
+    ratio = _ratio(programs, "eager ours", "inductor ours")
+    if ratio is not None and ratio > _EAGER_OF_INDUCTOR:
+        yield f"eager ours takes {ratio:.2f}x the time of inductor's, above {_EAGER_OF_INDUCTOR}x"
+    for name, other in _FLOATS.items():
+        mine, whole = programs.get(name), programs.get(other)
+        if mine is not None and whole is not None and mine.size and whole.size and mine.size > _SIZE * whole.size:
+            yield f"{name} has {mine.size / whole.size:.2f} of the size of fp32, above {_SIZE}"
+    if result.name == "minilm":
+        for name, floor in _COSINES.items():
+            cosine = programs[name].cosine if name in programs else None
+            if cosine is not None and cosine < floor:
+                yield f"{name}: mean cosine {cosine:.4f}, below {floor}"
+    if result.name == "efficientnet_lite0":
+        for name, figures in programs.items():
+            if figures.graph_sqnr is not None and figures.graph_sqnr < 20:
+                yield f"{name}: {figures.graph_sqnr:.1f} dB from float to the q/dq graph, below 20"
+
+
+def _alone(figures: Figures) -> Iterator[str]:
+    if figures.error is not None:
+        yield f"fails: {figures.error}"
+    if figures.left_float:
+        yield f"{figures.left_float} of {figures.layers} layers are left float"
+    if figures.kernel_noise is not None and figures.kernel_noise > _KERNEL_NOISE:
+        yield f"the kernels add {figures.kernel_noise:.1f} % to the noise of the q/dq graph, above {_KERNEL_NOISE:.0f} %"
+
+
+def _ratio(programs: dict[str, Figures], slower: str, faster: str) -> float | None:
+    """Return how many times the one's latency is the other's; None where one was not measured."""
+    latencies = [programs[name].latency if name in programs else None for name in (slower, faster)]
+    return latencies[0] / latencies[1] if latencies[0] and latencies[1] else None
