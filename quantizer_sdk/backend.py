@@ -19,7 +19,7 @@ from quantizer_sdk.passes.quantize_padding import quantize_padding
 from quantizer_sdk.passes.selects_as_slices import selects_as_slices
 from quantizer_sdk.passes.spelled_out_arguments import spell_out_arguments
 from quantizer_sdk.profile import Profile
-from quantizer_sdk.provenance import source_line
+from quantizer_sdk.provenance import module_path, source_line
 from quantizer_sdk.quiet_logs import quiet_logs
 from quantizer_sdk.requantization import RatioLimit, excessive_requantization, requantizing_clamps
 
@@ -51,6 +51,7 @@ __all__ = [
     "excessive_requantization",
     "find_backend",
     "give_each_call_its_weight",
+    "module_path",
     "quantize_padding",
     "quiet_logs",
     "requantizing_clamps",

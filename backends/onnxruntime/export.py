@@ -1,80 +1,117 @@
-"""From an exported or converted module to the bytes of an ONNX model."""
+"""The public exporter: a model as an ONNX file that ONNX Runtime computes on integers."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import contextlib
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
-from torch.fx import GraphModule, Node
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
-from quantizer_sdk.backends.onnxruntime.biases import round_biases
-from quantizer_sdk.backends.onnxruntime.call import Call
-from quantizer_sdk.backends.onnxruntime.exported import export_graph
-from quantizer_sdk.backends.onnxruntime.forms import clamp_codes, drop_axes_of_codes, flatten_codes
-from quantizer_sdk.backends.onnxruntime.onnx_graph import OnnxGraph
-from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
-from quantizer_sdk.errors import LoweringError
+from quantizer_sdk.backend import copy_without_guards, strip_boundary
+from quantizer_sdk.backends.onnxruntime.onnx_graph import importing
+from quantizer_sdk.backends.onnxruntime.translate import translate
+from quantizer_sdk.errors import LoweringError, QuantizerError
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
+__all__ = ["Mode", "export_onnx", "to_onnx"]
 
-__all__ = ["export_onnx"]
+Mode = Literal["ort", "portable"]
+"""Whether ONNX Runtime's own operators may be used, or ONNX's alone."""
 
 
-def export_onnx(model: GraphModule, example_inputs: Sequence[torch.Tensor], dynamic_shapes: Any = None) -> bytes:
-    """Translate a module to an ONNX model whose inputs and outputs are the module's, in order.
+def export_onnx(
+    model: nn.Module | ExportedProgram,
+    args: Sequence[torch.Tensor],
+    path: str | Path,
+    *,
+    mode: Mode = "ort",
+    dynamic_shapes: Any = None,
+    integer_io: bool = False,
+    output_names: Sequence[str] = (),
+) -> None:
+    """Write a float or a quantized model as an ONNX file, in the form that ONNX Runtime computes on integers on x86.
+
+    int8 activations become uint8, exactly. A file that ONNX's checker refuses is not written. Inputs are named as the
+    arguments of the model's `forward`, dynamic sizes as their `torch.export.Dim`; each node's metadata names the user's
+    module and line.
 
     Args:
-        model: A module of an exported program without input guards.
-        example_inputs: One tensor an input.
-        dynamic_shapes: As `torch.export.export` takes it; a dynamic size becomes a named dimension.
+        model: What `convert_pt2e` returns, a module of an exported program, the program, or a float `nn.Module`, which
+            is exported first. It is left as it is.
+        args: CPU tensors, one an input, in the model's own shapes and dtypes.
+        path: Of the file, by custom named *.onnx.
+        mode: "ort" takes ONNX Runtime's own operators where these are faster; "portable" takes those of ONNX alone,
+            opset 20, or 21 where codes of 4 or 16 bits need it.
+        dynamic_shapes: As `torch.export.export` takes it; None keeps all shapes as they are.
+        integer_io: Whether inputs and outputs are the raw integers where the model quantizes them: see
+            `quantizer_sdk.backend.strip_boundary`.
+        output_names: Names for the outputs, in order; empty for those that `torch.export` gives them.
 
     Raises:
-        LoweringError: An op has no translation, or a bias no int32 form; names the node.
-        MissingDependencyError: onnx_ir is not installed.
+        LoweringError: An op has no translation, or torch.export or ONNX's checker refuses the model.
+        MissingDependencyError: onnx or onnx_ir is not installed.
     """
-    exported = export_graph(model, example_inputs, dynamic_shapes)
-    clamp_codes(exported.graph)
-    drop_axes_of_codes(exported.graph)
-    flatten_codes(exported.graph)
-    round_biases(exported)
-    exported.graph.eliminate_dead_code()
-    graph = OnnxGraph()
-    values: dict[Node, ir.Value] = {node: graph.input(node.name, _tensor_of(node)) for node in exported.inputs}
-    for node in exported.graph.nodes:
-        if node.op == "call_function" and isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
-            values[node] = _translated(graph, node, values, exported.constants)
-    for result in exported.outputs:
-        if result not in values:
-            message = f"the model returns {result}; expected tensors that are computed from its inputs"
-            raise LoweringError(message)
-    return graph.to_bytes([(values[node], _tensor_of(node)) for node in exported.outputs])
+    buffer = to_onnx(
+        model, args, mode=mode, dynamic_shapes=dynamic_shapes, integer_io=integer_io, output_names=output_names
+    )
+    with importing():
+        import onnx
+    try:
+        onnx.checker.check_model(buffer, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        raise LoweringError(f"ONNX's checker refuses the model: {e}") from e
+    Path(path).write_bytes(buffer)
 
 
-def _translated(
-    graph: OnnxGraph, node: Node, values: dict[Node, ir.Value], constants: dict[Node, torch.Tensor]
-) -> ir.Value:
-    """Translate one call, or the choice of a result of the call before."""
-    if node.target is operator.getitem:
-        source, index = node.args
-        if index != 0 or not isinstance(source, Node):
-            raise LoweringError(f"{node.name}: result {index} of {source} has no translation to ONNX, only the first")
-        return values[source]
-    translate = TRANSLATIONS.get(node.target)
-    if translate is None:
-        raise LoweringError(f"{node.name} ({node.target}) has no translation to ONNX in this backend")
-    return translate(Call(graph, node, values, constants))
+def to_onnx(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[torch.Tensor],
+    *,
+    mode: Mode = "ort",
+    dynamic_shapes: Any = None,
+    integer_io: bool = False,
+    output_names: Sequence[str] = (),
+) -> bytes:
+    """Return the ONNX model of a module; arguments and errors as for `export_onnx`."""
+    if mode not in get_args(Mode):
+        raise LoweringError(f"mode={mode!r}; expected one of {', '.join(get_args(Mode))}")
+    with importing():
+        import onnx  # noqa: F401  asked for here, so that its absence is told before the work begins
+
+    inputs = tuple(tensor.detach().contiguous() for tensor in example_inputs)
+    with _reporting():
+        module = _exported_module(model, inputs, dynamic_shapes)
+        if integer_io:
+            clone, inputs = strip_boundary(module, inputs)
+        else:
+            clone = copy_without_guards(module)
+        return translate(clone, inputs, dynamic_shapes, contrib=mode == "ort", output_names=output_names)
 
 
-def _tensor_of(node: Node) -> torch.Tensor:
-    """Return the fake tensor of a node.
+def _exported_module(
+    model: nn.Module | ExportedProgram, inputs: tuple[torch.Tensor, ...], dynamic_shapes: Any
+) -> GraphModule:
+    if isinstance(model, ExportedProgram):
+        return model.module()  # type: ignore[return-value]  # a GraphModule, which torch does not say
+    if isinstance(model, GraphModule):
+        return model
+    if model.training:
+        raise LoweringError("the model is in training mode; call model.eval() first")
+    return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes).module()  # type: ignore[return-value]
 
-    Raises:
-        LoweringError: It is no tensor, but a number that the model takes or returns.
-    """
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        raise LoweringError(f"{node.name} is {value!r}; an ONNX model takes and returns tensors")
-    return value
+
+@contextlib.contextmanager
+def _reporting() -> Iterator[None]:
+    """Turn whatever torch.export raises inside the block into a LoweringError."""
+    try:
+        yield
+    except QuantizerError:
+        raise
+    except Exception as e:
+        reason = textwrap.shorten(str(e), 400, placeholder=" ...") or "no message"
+        raise LoweringError(f"cannot lower the model: exporting it failed with {type(e).__name__}: {reason}") from e

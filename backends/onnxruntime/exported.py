@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers quantized_decomposed, which has no public home
+from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["ExportedGraph", "arguments", "export_graph"]
+
+_ROUNDS = 5
+"""How often what a decomposition leaves is decomposed further."""
 
 _CONSTANTS = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR})
 
@@ -48,13 +52,20 @@ class ExportedGraph:
         return node
 
 
-def export_graph(model: GraphModule, example_inputs: Sequence[torch.Tensor], dynamic_shapes: Any) -> ExportedGraph:
+def export_graph(
+    model: GraphModule,
+    example_inputs: Sequence[torch.Tensor],
+    dynamic_shapes: Any,
+    translated: Container[Any] | None = None,
+) -> ExportedGraph:
     """Export a module once more, which notes the shape of every value, and make it functional where it is not.
 
     Args:
         model: A module of an exported program without input guards.
         example_inputs: One tensor an input.
         dynamic_shapes: As `torch.export.export` takes it.
+        translated: The ops that have a translation; others are decomposed as torch does it, until all that are left
+            have one or have no decomposition. None decomposes nothing.
 
     Raises:
         LoweringError: The model changes its buffers or inputs.
@@ -64,6 +75,8 @@ def export_graph(model: GraphModule, example_inputs: Sequence[torch.Tensor], dyn
         program = torch.export.export(model, tuple(example_inputs), dynamic_shapes=dynamic_shapes, strict=False)
         if any(_writes(node) for node in program.graph.nodes):
             program = program.run_decompositions({})  # no decompositions: this makes in-place ops functional
+        if translated is not None:
+            program = _decomposed_program(program, translated)
     for output in program.graph_signature.output_specs:
         if output.kind is not OutputKind.USER_OUTPUT:
             message = f"the model changes {output.target or output.arg} as it runs; an ONNX graph keeps no state"
@@ -81,13 +94,29 @@ def export_graph(model: GraphModule, example_inputs: Sequence[torch.Tensor], dyn
     )
 
 
+def _decomposed_program(program: ExportedProgram, translated: Container[Any]) -> ExportedProgram:
+    """Decompose the ops without a translation, and the ops that these become."""
+    table = default_decompositions()
+    for _ in range(_ROUNDS):
+        chosen = {target: table[target] for target in _targets(program) if target not in translated and target in table}
+        if not chosen:
+            break
+        program = program.run_decompositions(chosen)
+    return program
+
+
+def _targets(program: ExportedProgram) -> set[Any]:
+    return {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+
+
 def _writes(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def arguments(node: Node) -> dict[str, Any]:
-    """Return a call's arguments by the names in its op's schema, defaults included."""
-    assert isinstance(node.target, torch._ops.OpOverload)
+    """Return a call's arguments by the names in its op's schema, defaults included; Python's operators have none."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
     schema = node.target._schema.arguments  # fx offers no public way to an operator's argument names
     found = {item.name: item.default_value for item in schema if item.has_default_value()}
     return {**found, **dict(zip((item.name for item in schema), node.args, strict=False)), **node.kwargs}

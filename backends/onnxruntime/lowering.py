@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
-from quantizer_sdk.backend import copy_without_guards, strip_boundary
-from quantizer_sdk.backends.onnxruntime.export import export_onnx
+from quantizer_sdk.backends.onnxruntime.export import to_onnx
 from quantizer_sdk.backends.onnxruntime.onnx_graph import importing
 from quantizer_sdk.backends.onnxruntime.runtime import ORTProgram
 from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
 from quantizer_sdk.backends.onnxruntime.session import SessionSettings
-from quantizer_sdk.errors import LoweringError, QuantizerError
 
 __all__ = ["lower", "lower_unoptimized", "to_onnx"]
 
@@ -48,6 +44,9 @@ def lower(
         LoweringError: torch.export refuses the model, or an op has no translation to ONNX.
         MissingDependencyError: onnxruntime, onnx or onnx_ir is not installed.
     """
+    with importing():
+        import onnxruntime  # noqa: F401  asked for here, so that its absence is told before the work begins
+
     buffer = to_onnx(model, example_inputs, dynamic_shapes=dynamic_shapes, integer_io=integer_io)
     settings = SessionSettings() if settings is None else settings
     if settings.exact_sums is None:
@@ -65,36 +64,3 @@ def lower_unoptimized(
     """Lower for sessions that run the graph as it is, in float between quantize and dequantize; see `lower`."""
     settings = SessionSettings(optimize=False)
     return lower(model, example_inputs, dynamic_shapes=dynamic_shapes, integer_io=integer_io, settings=settings)
-
-
-def to_onnx(
-    model: GraphModule,
-    example_inputs: Sequence[torch.Tensor],
-    *,
-    dynamic_shapes: Any = None,
-    integer_io: bool = False,
-) -> bytes:
-    """Return the ONNX model of an exported module; arguments and errors as for `lower`."""
-    with importing():
-        import onnx  # noqa: F401  asked for here, so that their absence is told before the work begins
-        import onnxruntime  # noqa: F401
-
-    inputs = tuple(tensor.detach().contiguous() for tensor in example_inputs)
-    with _reporting():
-        if integer_io:
-            clone, inputs = strip_boundary(model, inputs)
-        else:
-            clone = copy_without_guards(model)
-        return export_onnx(clone, inputs, dynamic_shapes)
-
-
-@contextlib.contextmanager
-def _reporting() -> Iterator[None]:
-    """Turn whatever torch.export raises inside the block into a LoweringError."""
-    try:
-        yield
-    except QuantizerError:
-        raise
-    except Exception as e:
-        reason = textwrap.shorten(str(e), 400, placeholder=" ...") or "no message"
-        raise LoweringError(f"cannot lower the model: exporting it failed with {type(e).__name__}: {reason}") from e

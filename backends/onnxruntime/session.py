@@ -49,8 +49,9 @@ class SessionSettings:
 def open_session(model: bytes, settings: SessionSettings, optimized: str | Path | None = None) -> Any:
     """Open a session on the CPU.
 
-    Two of the runtime's optimizations are off, since they change numbers: it would quantize float weights between
-    dequantize and quantize, and replace a dequantize before a quantize by one set of qparams for both.
+    Three of the runtime's optimizations are off, since they change numbers: it would quantize float weights between
+    dequantize and quantize, replace a dequantize before a quantize by one set of qparams for both, and quantize the
+    activations of products by weights of few bits.
 
     Args:
         model: The ONNX model.
@@ -66,6 +67,7 @@ def open_session(model: bytes, settings: SessionSettings, optimized: str | Path 
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.disable_double_qdq_remover", "1")
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     if settings.exact_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:

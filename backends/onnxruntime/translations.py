@@ -1,4 +1,4 @@
-"""From aten and `quantized_decomposed` ops to ONNX nodes, as one table; what is not in it cannot be lowered."""
+"""From aten and `quantized_decomposed` ops to ONNX nodes, as one table; what is not in it is decomposed first."""
 
 from __future__ import annotations
 
@@ -8,227 +8,259 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers quantized_decomposed, which has no public home
 
-from quantizer_sdk.backends.onnxruntime.forms import reshape_target
+from quantizer_sdk.backends.onnxruntime import blocks, elementwise, reductions, run_time_qparams, shapes, windows
+from quantizer_sdk.backends.onnxruntime.attention import attention
+from quantizer_sdk.backends.onnxruntime.gemms import addmm, linear, matmul
 from quantizer_sdk.backends.onnxruntime.qdq_nodes import dequantize, quantize
-from quantizer_sdk.backends.onnxruntime.windows import conv, conv_transpose, global_pool, pool
+from quantizer_sdk.backends.onnxruntime.sizes import SIZE_OPERATORS, size, size_operator
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from quantizer_sdk.backends.onnxruntime.call import Call
+    from quantizer_sdk.backends.onnxruntime.call import Call, Results
 
 __all__ = ["TRANSLATIONS", "Translation"]
 
-Translation: TypeAlias = "Callable[[Call], ir.Value]"
+Translation: TypeAlias = "Callable[[Call], Results]"
 
 aten = torch.ops.aten
 qd = torch.ops.quantized_decomposed
+own = torch.ops.quantizer_sdk
 
 
-def _linear(call: Call) -> ir.Value:
-    """Gemm of a matrix; MatMul and Add for other ranks, which only float linears have after `flatten_codes`."""
-    x, weight, bias = call.value(call.args["input"]), call.value(call.args["weight"]), call.optional("bias")
-    if call.example(call.args["input"]).dim() == 2:
-        return call.emit("Gemm", x, weight, bias, transB=1)
-    product = call.emit("MatMul", x, call.emit("Transpose", weight, perm=[1, 0]))
-    return product if bias is None else call.emit("Add", product, bias)
+def _named(function: Callable[..., Results], *arguments: Any, **keywords: Any) -> Translation:
+    return functools.partial(_call_with, function, arguments, keywords)
 
 
-def _addmm(call: Call) -> ir.Value:
-    """Gemm."""
-    matrices = (call.value(call.args["mat1"]), call.value(call.args["mat2"]), call.value(call.args["self"]))
-    return call.emit("Gemm", *matrices, alpha=float(call.args["alpha"]), beta=float(call.args["beta"]))
+def _call_with(
+    function: Callable[..., Results], arguments: Sequence[Any], keywords: Mapping[str, Any], call: Call
+) -> Results:
+    return function(call, *arguments, **keywords)
 
 
-def _matmul(call: Call) -> ir.Value:
-    other = call.args["mat2"] if "mat2" in call.args else call.args["other"]
-    return call.emit("MatMul", call.value(call.args["self"]), call.value(other))
+def _ops(operators: Mapping[str, Sequence[Any]], function: Callable[..., Results]) -> list[tuple[Translation, Any]]:
+    """Rows for functions that take the name of the ONNX operator."""
+    return [(_named(function, operator), tuple(targets)) for operator, targets in operators.items()]
 
 
-def _binary(call: Call, operator: str) -> ir.Value:
-    """An elementwise op of two tensors, or of a tensor and a number."""
-    other = call.value(call.args["other"])
-    if call.args.get("alpha", 1) != 1:
-        other = call.emit("Mul", other, call.value(float(call.args["alpha"])))
-    return call.emit(operator, call.value(call.args["self"]), other)
-
-
-def _unary(call: Call, operator: str, attributes: Mapping[str, str] = MappingProxyType({})) -> ir.Value:
-    """An elementwise op; `attributes` maps ONNX's names to the schema's."""
-    named = {key: call.args[name] for key, name in attributes.items()}
-    operand = call.args["self"] if "self" in call.args else call.args["input"]
-    return call.emit(operator, call.value(operand), **named)
-
-
-def _clamp(call: Call, low: str | float = "min", high: str | float | None = "max") -> ir.Value:
-    """Clip; bounds are numbers, or names of arguments."""
-    bounds = [call.args.get(bound) if isinstance(bound, str) else bound for bound in (low, high)]
-    ends = [None if bound is None else call.value(float(bound)) for bound in bounds]
-    return call.emit("Clip", call.value(call.args["self"]), *ends)
-
-
-def _elu(call: Call) -> ir.Value:
-    call.require(scale=1, input_scale=1)
-    return call.emit("Elu", call.value(call.args["self"]), alpha=float(call.args["alpha"]))
-
-
-def _silu(call: Call) -> ir.Value:
-    x = call.value(call.args["self"])
-    return call.emit("Mul", x, call.emit("Sigmoid", x))
-
-
-def _hardsigmoid(call: Call) -> ir.Value:
-    return call.emit("HardSigmoid", call.value(call.args["self"]), alpha=1 / 6, beta=0.5)
-
-
-def _softmax(call: Call) -> ir.Value:
-    call.require(dtype=None)
-    return call.emit("Softmax", call.value(call.args["self"]), axis=call.args["dim"])
-
-
-def _batch_norm(call: Call) -> ir.Value:
-    """BatchNormalization; the functional form of aten's op has two more results, which nothing uses."""
-    call.require(training=False)
-    channels = call.tensor("running_mean")
-    scale = call.optional("weight") or call.constant("weight", torch.ones_like(channels))
-    shift = call.optional("bias") or call.constant("bias", torch.zeros_like(channels))
-    statistics = (call.value(call.args["running_mean"]), call.value(call.args["running_var"]))
-    return call.emit(
-        "BatchNormalization", call.value(call.args["input"]), scale, shift, *statistics, epsilon=call.args["eps"]
-    )
-
-
-def _layer_norm(call: Call) -> ir.Value:
-    shape = call.integers("normalized_shape")
-    scale = call.optional("weight") or call.constant("weight", torch.ones(shape))
-    operands = (call.value(call.args["input"]), scale, call.optional("bias"))
-    return call.emit("LayerNormalization", *operands, axis=-len(shape), epsilon=call.args["eps"])
-
-
-def _mean(call: Call) -> ir.Value:
-    """GlobalAveragePool over all of an image's axes, which has an integer kernel; else ReduceMean."""
-    call.require(dtype=None)
-    rank = call.example(call.args["self"]).dim()
-    dims = sorted(dim % rank for dim in call.args["dim"] or range(rank))
-    x = call.value(call.args["self"])
-    if rank > 2 and call.args["keepdim"] and dims == list(range(2, rank)):
-        return call.emit("GlobalAveragePool", x)
-    return call.emit("ReduceMean", x, call.int64("axes", dims), keepdims=int(call.args["keepdim"]))
-
-
-def _cat(call: Call) -> ir.Value:
-    return call.emit("Concat", *(call.value(tensor) for tensor in call.args["tensors"]), axis=call.args["dim"])
-
-
-def _pad(call: Call) -> ir.Value:
-    """Pad with a number; aten names the last axis first."""
-    call.require(mode="constant")
-    rank = call.example(call.args["self"]).dim()
-    amounts = call.integers("pad")
-    amounts = amounts + [0] * (2 * rank - len(amounts))
-    pads = call.int64("pads", [*amounts[-2::-2], *amounts[::-2]])
-    return call.emit("Pad", call.value(call.args["self"]), pads, call.value(float(call.args["value"] or 0.0)))
-
-
-def _reshape(call: Call) -> ir.Value:
-    """Reshape to the shape of the result, whatever op asked for it."""
-    shape = reshape_target(call.node)
-    if shape is None:
-        raise call.refuse(f"a result of shape {tuple(call.example().shape)}; expected at most one dynamic size")
-    operand = call.args["self"] if "self" in call.args else call.args["input"]
-    keeps_zero = 1 if 0 in shape else None  # else a size of 0 means that of the operand
-    return call.emit("Reshape", call.value(operand), call.int64("shape", shape), allowzero=keeps_zero)
-
-
-def _permute(call: Call) -> ir.Value:
-    """Transpose."""
-    rank = call.example(call.args["self"]).dim()
-    order = list(range(rank))
-    if "dims" in call.args:
-        order = [dim % rank for dim in call.integers("dims")]
-    elif rank > 1:
-        first, second = (call.args.get(name, default) % rank for name, default in (("dim0", 0), ("dim1", 1)))
-        order[first], order[second] = second, first
-    return call.emit("Transpose", call.value(call.args["self"]), perm=order)
-
-
-def _slice(call: Call) -> ir.Value:
-    """Slice."""
-    ends = {"start": 0, "end": 2**63 - 1}
-    call.args.update({name: number for name, number in ends.items() if call.args[name] is None})
-    operands = [call.int64(name, call.integers(name)) for name in ("start", "end", "dim", "step")]
-    return call.emit("Slice", call.value(call.args["self"]), *operands)
-
-
-def _select(call: Call) -> ir.Value:
-    """Gather of one index."""
-    index = call.constant("index", torch.tensor(call.integers("index")[0], dtype=torch.int64))
-    return call.emit("Gather", call.value(call.args["self"]), index, axis=call.args["dim"])
-
-
-def _same(call: Call) -> ir.Value:
-    """Nothing: the op copies its operand."""
-    call.require(train=False)
-    return call.value(call.args["self"] if "self" in call.args else call.args["input"])
-
-
-def _named(function: Callable[..., ir.Value], *arguments: Any) -> Translation:
-    return functools.partial(_call_with, function, arguments)
-
-
-def _call_with(function: Callable[..., ir.Value], arguments: Sequence[Any], call: Call) -> ir.Value:
-    return function(call, *arguments)
-
-
-_ROWS: tuple[tuple[Translation, tuple[Any, ...]], ...] = (
-    (quantize, (qd.quantize_per_tensor.default, qd.quantize_per_channel.default)),
-    (dequantize, (qd.dequantize_per_tensor.default, qd.dequantize_per_channel.default)),
-    (conv, (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)),
-    (conv, (aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)),
-    (conv_transpose, (aten.conv_transpose1d.default, aten.conv_transpose2d.input)),
-    (_linear, (aten.linear.default,)),
-    (_addmm, (aten.addmm.default,)),
-    (_matmul, (aten.matmul.default, aten.mm.default, aten.bmm.default)),
-    (_named(_binary, "Add"), (aten.add.Tensor,)),
-    (_named(_binary, "Sub"), (aten.sub.Tensor,)),
-    (_named(_binary, "Mul"), (aten.mul.Tensor,)),
-    (_named(_binary, "Div"), (aten.div.Tensor,)),
-    (_named(_unary, "Relu"), (aten.relu.default,)),
-    (_named(_unary, "Sigmoid"), (aten.sigmoid.default,)),
-    (_named(_unary, "Tanh"), (aten.tanh.default,)),
-    (_named(_unary, "Erf"), (aten.erf.default,)),
-    (_named(_unary, "Exp"), (aten.exp.default,)),
-    (_named(_unary, "Sqrt"), (aten.sqrt.default,)),
-    (_named(_unary, "Neg"), (aten.neg.default,)),
-    (_named(_unary, "HardSwish"), (aten.hardswish.default,)),
-    (_named(_unary, "LeakyRelu", {"alpha": "negative_slope"}), (aten.leaky_relu.default,)),
-    (_named(_unary, "Gelu", {"approximate": "approximate"}), (aten.gelu.default,)),
-    (_named(_clamp, 0.0, 6.0), (aten.relu6.default,)),
-    (_named(_clamp, "min_val", "max_val"), (aten.hardtanh.default,)),
-    (_clamp, (aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default)),
-    (_elu, (aten.elu.default,)),
-    (_silu, (aten.silu.default,)),
-    (_hardsigmoid, (aten.hardsigmoid.default,)),
-    (_softmax, (aten.softmax.int,)),
-    (_batch_norm, (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)),
-    (_layer_norm, (aten.layer_norm.default,)),
-    (_named(pool, "MaxPool", 1), (aten.max_pool1d.default,)),
-    (_named(pool, "MaxPool", 2), (aten.max_pool2d.default,)),
-    (_named(pool, "AveragePool", 1), (aten.avg_pool1d.default,)),
-    (_named(pool, "AveragePool", 2), (aten.avg_pool2d.default,)),
-    (global_pool, (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)),
-    (_mean, (aten.mean.dim,)),
-    (_cat, (aten.cat.default, aten.concat.default, aten.concatenate.default)),
-    (_pad, (aten.pad.default, aten.constant_pad_nd.default)),
-    (_reshape, (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints)),
-    (_reshape, (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.unflatten.int)),
-    (_permute, (aten.permute.default, aten.transpose.int, aten.t.default)),
-    (_slice, (aten.slice.Tensor,)),
-    (_select, (aten.select.int,)),
+_QUANTIZED: tuple[tuple[Translation, Sequence[Any]], ...] = (
+    (quantize, (qd.quantize_per_tensor.default, qd.quantize_per_tensor.tensor, qd.quantize_per_channel.default)),
+    (dequantize, (qd.dequantize_per_tensor.default, qd.dequantize_per_tensor.tensor, qd.dequantize_per_channel.default)),
+    (quantize, (qd.quantize_per_tensor.tensor2,)),
+    (dequantize, (qd.dequantize_per_tensor.tensor2,)),
+    (run_time_qparams.choose_per_tensor, (qd.choose_qparams.tensor,)),
+    (run_time_qparams.choose_symmetric, (qd.choose_qparams_symmetric.tensor,)),
+    (run_time_qparams.choose_token_symmetric, (qd.choose_qparams_per_token.default,)),
     (
-        _same,
-        (aten.clone.default, aten.contiguous.default, aten.dropout.default, aten.detach.default),
+        run_time_qparams.choose_per_token,
+        (qd.choose_qparams_per_token_asymmetric.default, qd._choose_qparams_per_token_asymmetric_impl.default),
+    ),
+    (run_time_qparams.choose_per_block, (own.choose_qparams_per_block.default,)),
+    (blocks.quantize_per_token, (qd.quantize_per_token.default,)),
+    (blocks.dequantize_per_token, (qd.dequantize_per_token.default,)),
+    (blocks.quantize_per_group, (qd.quantize_per_channel_group.default,)),
+    (blocks.dequantize_per_group, (qd.dequantize_per_channel_group.default,)),
+    (blocks.quantize_per_block, (own.quantize_per_block.default,)),
+    (blocks.dequantize_per_block, (own.dequantize_per_block.default,)),
+    (blocks.fake_quantize_per_channel, (qd.fake_quant_per_channel.default,)),
+    (elementwise.cast, (qd.convert_element_type.no_fuse,)),
+)
+_COMPUTING: tuple[tuple[Translation, Sequence[Any]], ...] = (
+    (windows.conv, (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)),
+    (windows.conv, (aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)),
+    (
+        windows.conv_transpose,
+        (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
+    ),
+    (windows.convolution, (aten.convolution.default,)),
+    (linear, (aten.linear.default,)),
+    (addmm, (aten.addmm.default,)),
+    (matmul, (aten.matmul.default, aten.mm.default, aten.bmm.default)),
+    (attention, (aten.scaled_dot_product_attention.default,)),
+    *[
+        (_named(windows.pool, operator, rank), (getattr(aten, f"{name}_pool{rank}d").default,))
+        for operator, name in (("MaxPool", "max"), ("AveragePool", "avg"))
+        for rank in (1, 2, 3)
+    ],
+    *[
+        (_named(windows.adaptive_average, rank), (getattr(aten, f"adaptive_avg_pool{rank}d").default,))
+        for rank in (1, 2, 3)
+    ],
+    *[
+        (_named(windows.adaptive_max, rank), (getattr(aten, f"adaptive_max_pool{rank}d").default,))
+        for rank in (1, 2, 3)
+    ],
+    (reductions.batch_norm, (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)),
+    (reductions.layer_norm, (aten.layer_norm.default,)),
+    (reductions.group_norm, (aten.group_norm.default,)),
+    (reductions.rms_norm, (aten.rms_norm.default,)),
+    (reductions.softmax, (aten.softmax.int, aten._softmax.default)),
+    (_named(reductions.softmax, "LogSoftmax"), (aten.log_softmax.int, aten._log_softmax.default)),
+    (reductions.mean, (aten.mean.dim, aten.mean.default)),
+    (reductions.variance, (aten.var.correction, aten.var.dim, aten.var.default)),
+    (reductions.variance, (aten.std.correction, aten.std.dim, aten.std.default)),
+    (reductions.norm, (aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)),
+    (reductions.cumsum, (aten.cumsum.default,)),
+    (reductions.topk, (aten.topk.default,)),
+    *_ops(
+        {
+            "ReduceSum": (aten.sum.dim_IntList, aten.sum.default),
+            "ReduceMax": (aten.amax.default, aten.max.default),
+            "ReduceMin": (aten.amin.default, aten.min.default),
+            "ReduceProd": (aten.prod.default, aten.prod.dim_int),
+            "ReduceLogSumExp": (aten.logsumexp.default,),
+        },
+        reductions.reduce,
+    ),
+    *_ops({"Max": (aten.max.dim,), "Min": (aten.min.dim,)}, reductions.extreme),
+    *_ops({"ArgMax": (aten.argmax.default,), "ArgMin": (aten.argmin.default,)}, reductions.arg_reduce),
+    *_ops(
+        {
+            "ReduceMax": (aten.any.default, aten.any.dim, aten.any.dims),
+            "ReduceMin": (aten.all.default, aten.all.dim, aten.all.dims),
+        },
+        reductions.truth,
     ),
 )
+_ELEMENTWISE: tuple[tuple[Translation, Sequence[Any]], ...] = (
+    *_ops(
+        {
+            "Add": (aten.add.Tensor, aten.add.Scalar),
+            "Sub": (aten.sub.Tensor, aten.sub.Scalar),
+            "Mul": (aten.mul.Tensor, aten.mul.Scalar),
+            "Div": (aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor),
+            "Max": (aten.maximum.default, aten.max.other),
+            "Min": (aten.minimum.default, aten.min.other),
+        },
+        elementwise.binary,
+    ),
+    (elementwise.scalar_minus, (aten.rsub.Scalar, aten.rsub.Tensor)),
+    (elementwise.floor_divide, (aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default)),
+    (elementwise.remainder, (aten.remainder.Tensor, aten.remainder.Scalar)),
+    (elementwise.power, (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor, aten.pow.Scalar)),
+    *_ops(
+        {
+            "Equal": (aten.eq.Tensor, aten.eq.Scalar),
+            "Less": (aten.lt.Tensor, aten.lt.Scalar),
+            "LessOrEqual": (aten.le.Tensor, aten.le.Scalar),
+            "Greater": (aten.gt.Tensor, aten.gt.Scalar),
+            "GreaterOrEqual": (aten.ge.Tensor, aten.ge.Scalar),
+        },
+        elementwise.compare,
+    ),
+    (_named(elementwise.compare, "Equal", negated=True), (aten.ne.Tensor, aten.ne.Scalar)),
+    *_ops(
+        {
+            "And": (aten.logical_and.default, aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.__and__.Tensor),
+            "Or": (aten.logical_or.default, aten.bitwise_or.Tensor, aten.bitwise_or.Scalar, aten.__or__.Tensor),
+            "Xor": (aten.logical_xor.default, aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar),
+            "Not": (aten.logical_not.default, aten.bitwise_not.default),
+        },
+        elementwise.logical,
+    ),
+    (elementwise.where, (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)),
+    (elementwise.masked_fill, (aten.masked_fill.Scalar, aten.masked_fill.Tensor)),
+    *_ops(
+        {
+            "Relu": (aten.relu.default,),
+            "Sigmoid": (aten.sigmoid.default,),
+            "Tanh": (aten.tanh.default,),
+            "Erf": (aten.erf.default,),
+            "Exp": (aten.exp.default,),
+            "Log": (aten.log.default,),
+            "Sqrt": (aten.sqrt.default,),
+            "Neg": (aten.neg.default,),
+            "Abs": (aten.abs.default,),
+            "Sign": (aten.sign.default,),
+            "Floor": (aten.floor.default,),
+            "Ceil": (aten.ceil.default,),
+            "Round": (aten.round.default,),
+            "Sin": (aten.sin.default,),
+            "Cos": (aten.cos.default,),
+            "Reciprocal": (aten.reciprocal.default,),
+            "IsNaN": (aten.isnan.default,),
+            "IsInf": (aten.isinf.default,),
+            "HardSwish": (aten.hardswish.default,),
+        },
+        elementwise.unary,
+    ),
+    (_named(elementwise.unary, "LeakyRelu", {"alpha": "negative_slope"}), (aten.leaky_relu.default,)),
+    (_named(elementwise.unary, "Gelu", {"approximate": "approximate"}), (aten.gelu.default,)),
+    (_named(elementwise.clamp, 0.0, 6.0), (aten.relu6.default,)),
+    (_named(elementwise.clamp, "min_val", "max_val"), (aten.hardtanh.default,)),
+    (elementwise.clamp, (aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default)),
+    (elementwise.clamp, (aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor)),
+    (elementwise.elu, (aten.elu.default,)),
+    (elementwise.silu, (aten.silu.default,)),
+    (elementwise.mish, (aten.mish.default,)),
+    (elementwise.hardsigmoid, (aten.hardsigmoid.default,)),
+    (elementwise.softplus, (aten.softplus.default,)),
+    (elementwise.prelu, (aten.prelu.default,)),
+    (elementwise.glu, (aten.glu.default,)),
+    (elementwise.rsqrt, (aten.rsqrt.default,)),
+    (elementwise.log1p, (aten.log1p.default,)),
+    (_named(elementwise.log1p, 2.0), (aten.log2.default,)),
+    (_named(elementwise.log1p, 10.0), (aten.log10.default,)),
+    (
+        elementwise.cast,
+        (
+            *(aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default),
+            *(aten.type_as.default, torch.ops.prims.convert_element_type.default),
+        ),
+    ),
+    (
+        elementwise.same,
+        (
+            *(aten.clone.default, aten.contiguous.default, aten.dropout.default, aten.detach.default),
+            *(aten.alias.default, aten.lift_fresh_copy.default, aten.feature_dropout.default),
+        ),
+    ),
+)
+_MOVING: tuple[tuple[Translation, Sequence[Any]], ...] = (
+    (shapes.cat, (aten.cat.default, aten.concat.default, aten.concatenate.default)),
+    (shapes.stack, (aten.stack.default,)),
+    (shapes.pad, (aten.pad.default, aten.constant_pad_nd.default)),
+    (
+        shapes.reshape,
+        (
+            *(aten.view.default, aten.reshape.default, aten._unsafe_view.default),
+            *(aten.flatten.using_ints, aten.unflatten.int, aten.view_as.default, aten.reshape_as.default),
+        ),
+    ),
+    (shapes.squeeze, (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)),
+    (shapes.unsqueeze, (aten.unsqueeze.default,)),
+    (
+        shapes.permute,
+        (aten.permute.default, aten.transpose.int, aten.t.default, aten.numpy_T.default, aten.swapaxes.default),
+    ),
+    (shapes.slice_, (aten.slice.Tensor,)),
+    (shapes.select, (aten.select.int,)),
+    (shapes.split, (aten.split.Tensor,)),
+    (shapes.split_into, (aten.split_with_sizes.default, aten.split.sizes)),
+    (shapes.split_evenly, (aten.chunk.default, aten.tensor_split.sections)),
+    (shapes.unbind, (aten.unbind.int,)),
+    (shapes.expand, (aten.expand.default, aten.expand_as.default)),
+    (shapes.repeat, (aten.repeat.default, aten.tile.default)),
+    (shapes.flip, (aten.flip.default,)),
+    (shapes.embedding, (aten.embedding.default,)),
+    (_named(shapes.gather, "Gather"), (aten.index_select.default,)),
+    (_named(shapes.gather, "GatherElements"), (aten.gather.default,)),
+    (shapes.index, (aten.index.Tensor,)),
+    (shapes.arange, (aten.arange.default, aten.arange.start, aten.arange.start_step)),
+    (shapes.filled, (aten.full.default, aten.full_like.default, aten.new_full.default)),
+    (_named(shapes.filled, 0), (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default)),
+    (_named(shapes.filled, 1), (aten.ones.default, aten.ones_like.default, aten.new_ones.default)),
+    (_named(shapes.filled, "s"), (aten.scalar_tensor.default,)),
+    (_named(shapes.triangle, upper=False), (aten.tril.default,)),
+    (_named(shapes.triangle, upper=True), (aten.triu.default,)),
+    (shapes.pixel_shuffle, (aten.pixel_shuffle.default,)),
+    (_named(shapes.resize, "nearest"), (aten.upsample_nearest1d.default, aten.upsample_nearest2d.default)),
+    (_named(shapes.resize, "nearest"), (aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec)),
+    (_named(shapes.resize, "linear"), (aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec)),
+    (_named(shapes.resize, "linear"), (aten.upsample_linear1d.default, aten.upsample_bilinear2d.default)),
+    (_named(shapes.resize, "cubic"), (aten.upsample_bicubic2d.vec,)),
+    (size, (aten.sym_size.int,)),
+    (size_operator, tuple(SIZE_OPERATORS)),
+)
+_ROWS = (*_QUANTIZED, *_COMPUTING, *_ELEMENTWISE, *_MOVING)
 TRANSLATIONS: Mapping[Any, Translation] = MappingProxyType({op: translate for translate, row in _ROWS for op in row})

@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from quantizer_sdk import LoweringError
 from quantizer_sdk.backends.onnxruntime import lower
-from quantizer_sdk.backends.onnxruntime.export import export_onnx
+from quantizer_sdk.backends.onnxruntime.translate import translate
 from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
 
 IMAGE, ROWS = (2, 4, 7, 6), (3, 8)
@@ -137,10 +137,10 @@ def test_float_ops_agree_with_pytorch(make, shapes, export):
 def test_every_translation_has_a_case(export, monkeypatch):
     used = set()
     translated = {op: _noting(used, op, translate) for op, translate in TRANSLATIONS.items()}
-    monkeypatch.setattr("quantizer_sdk.backends.onnxruntime.export.TRANSLATIONS", translated)
+    monkeypatch.setattr("quantizer_sdk.backends.onnxruntime.translate.TRANSLATIONS", translated)
     for make, shapes in CASES.values():
         inputs = [torch.randn(shape) for shape in shapes]
-        export_onnx(export(make(), *inputs), inputs)
+        translate(export(make(), *inputs), inputs)
     quantized = {op for op in TRANSLATIONS if "quantized_decomposed" in str(op)}
     assert set(TRANSLATIONS) - quantized - used == set()
 
