@@ -123,9 +123,17 @@ def compile_graph(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of torch, over its own code
-        call = compile_fx(model, list(example_inputs))
+        call = compile_fx(model, list(example_inputs), decompositions=_decompositions())
     constants = sum(_bytes(value) for module in modules for value in vars(module).values())
     return Compiled(call, findings, constants, _acceptance(example_inputs))
+
+
+def _decompositions() -> dict[Any, Any]:
+    """Return what inductor writes out as simpler ops, without matrix products: small ones would match no pattern."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    kept = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
+    return {op: rule for op, rule in select_decomp_table().items() if op not in kept}
 
 
 def _bytes(value: object) -> int:

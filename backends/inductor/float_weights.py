@@ -30,6 +30,8 @@ def to_float_weights(model: GraphModule, gemms: Iterable[Node]) -> None:
     for gemm in gemms:
         weight = weight_of(gemm)
         assert weight is not None
+        if any(node.op != "get_attr" for node in weight.all_input_nodes):
+            continue  # its qparams are computed
         if weight not in done:
             stored = weight.args[0]
             assert isinstance(stored, Node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from quantizer_sdk.backend import Delegation, Kernel
 
@@ -11,11 +12,13 @@ __all__ = ["count_integer_products", "decode_kernels", "delegation_of"]
 
 _CPP_KERNEL = re.compile(r"^(?P<name>cpp_\w+) = async_compile\.cpp_pybinding\(\[(?P<types>[^\]]*)\]", re.MULTILINE)
 _CALL = re.compile(
-    r"^\s*(?:\w+(?:, \w+)* = )?"
+    r"^\s*(?:(?P<result>\w+) = )?"
     r"(?P<name>cpp_fused\w*|cpp_\w+|extern_kernels\.\w+|torch\.ops\.\w+\.\w+\.\w+|aten\.\w+(?:\.\w+)?)"
     r"\((?P<arguments>.*)\)\s*$"
 )
 _PRODUCT = re.compile(r"torch\.ops\.onednn\.(?P<name>q(?:conv|linear)\w*)\.(?P<overload>\w+)")
+_BUFFER = re.compile(r"^\s*(?P<name>\w+) = empty_strided_cpu\(.*torch\.(?P<type>\w+)\)\s*$")
+_WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"_\d+$")
 _DTYPE = re.compile(r"\btorch\.(uint8|int8|float32|bfloat16)\b")
 _C_TYPES = {
@@ -36,9 +39,16 @@ _FLOATS = frozenset({"float", "double", "bfloat16", "float16"})
 _CONVERSIONS = re.compile(
     r"(?:^|_)(?:de)?quantize_per_(?:tensor|channel)(?=_|$)"
     r"|(?:^|_)(?:clone|view|permute|transpose|reshape|flatten|t|to_copy|mm|addmm|linear|convolution|cat|expand|"
-    r"unsqueeze|squeeze|slice|clamp|bitwise_xor)(?=_|$)"
+    r"unsqueeze|squeeze|slice|select|contiguous|clamp_max|clamp_min|bitwise_xor)(?=_|$)"
 )
 _QUANTIZE = re.compile(r"quantize_per_")
+
+
+class _Pointer(NamedTuple):
+    """A buffer that a kernel in C++ takes: the type of its elements, and whether they are written."""
+
+    type: str
+    written: bool
 
 
 def decode_kernels(source: str) -> tuple[Kernel, ...]:
@@ -76,19 +86,39 @@ def _is_product(kernel: Kernel) -> bool:
     return kernel.name.startswith(("qconv", "qlinear"))
 
 
-def _kernels(source: str, pointers: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> Iterator[Kernel]:
+def _kernels(source: str, pointers: dict[str, tuple[_Pointer, ...]]) -> Iterator[Kernel]:
+    """Yield the calls; a buffer has the type that a kernel in C++ gives it, or that it was made with."""
+    types: dict[str, str] = {}
     for line in source.splitlines():
+        made = _BUFFER.match(line)
+        if made is not None:
+            types[made["name"]] = _TYPES.get(made["type"], made["type"])
+            continue
         call = _CALL.match(line)
         if call is None:
             continue
-        product = _PRODUCT.match(call["name"])
+        name, arguments = call["name"], call["arguments"]
+        product = _PRODUCT.match(name)
         if product is not None:
-            yield _integer_product(product, call["arguments"])
-        elif call["name"] in pointers:
-            yield _cpp_kernel(call["name"], *pointers[call["name"]])
-        elif call["name"].startswith(("extern_kernels.", "torch.ops.", "aten.")):
-            name = call["name"].removeprefix("torch.ops.")
-            yield Kernel(name=name, inputs=("float",), outputs=("float",), integer=False, conversion=False)
+            kernel = _integer_product(product, arguments)
+        elif name in pointers:
+            kernel = _cpp_kernel(name, pointers[name])
+            types.update(zip(arguments.split(", "), (pointer.type for pointer in pointers[name]), strict=False))
+        elif name.startswith(("extern_kernels.", "torch.ops.", "aten.")):
+            kernel = _library_call(name.removeprefix("torch.ops."), arguments, types)
+        else:
+            continue
+        yield kernel
+        if call["result"]:
+            types[call["result"]] = kernel.outputs[0]
+
+
+def _library_call(name: str, arguments: str, types: dict[str, str]) -> Kernel:
+    """Return a call of one of torch's own kernels, which gives what it takes."""
+    inputs = tuple(dict.fromkeys(types[word] for word in _WORD.findall(arguments) if word in types))
+    inputs = inputs or ("uint8" if name.startswith("quantized.") else "float",)
+    integer = not _FLOATS.intersection(inputs)
+    return Kernel(name=name, inputs=inputs, outputs=inputs[:1], integer=integer, conversion=False)
 
 
 def _integer_product(product: re.Match[str], arguments: str) -> Kernel:
@@ -102,7 +132,9 @@ def _integer_product(product: re.Match[str], arguments: str) -> Kernel:
     return Kernel(name=name, inputs=inputs, outputs=(result,), integer=integer, conversion=False)
 
 
-def _cpp_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Kernel:
+def _cpp_kernel(name: str, pointers: tuple[_Pointer, ...]) -> Kernel:
+    inputs = tuple(pointer.type for pointer in pointers if not pointer.written)
+    outputs = tuple(pointer.type for pointer in pointers if pointer.written)
     ops = _NUMBER.sub("", name).removeprefix("cpp_fused").removeprefix("_")
     rest = _CONVERSIONS.sub("", ops).strip("_")
     integer = not _FLOATS.intersection((*inputs, *outputs))
@@ -117,13 +149,13 @@ def _cpp_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) ->
     )
 
 
-def _pointers(types: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the types of a C++ kernel's operands and of its results; one that it changes in place is both."""
-    inputs, outputs = [], []
-    for entry in types.split(","):
-        text = entry.strip().strip("'\"")
-        if not text.endswith("*"):
-            continue
-        kind = text.removeprefix("const").rstrip("*").strip()
-        (inputs if text.startswith("const") else outputs).append(_C_TYPES.get(kind, kind))
-    return tuple(inputs), tuple(outputs)
+def _pointers(types: str) -> tuple[_Pointer, ...]:
+    """Return the buffers that a C++ kernel takes, in order, without the sizes that follow."""
+    entries = (entry.strip().strip("'\"") for entry in types.split(","))
+    return tuple(
+        _Pointer(
+            _C_TYPES.get(kind := entry.removeprefix("const").rstrip("*").strip(), kind), not entry.startswith("const")
+        )
+        for entry in entries
+        if entry.endswith("*")
+    )

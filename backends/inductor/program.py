@@ -125,9 +125,7 @@ class InductorProgram:
         Raises:
             LoweringError: Inductor cannot compile the package.
         """
-        write_package(
-            self._model, self._examples, path, dynamic_shapes=self._dynamic_shapes, autocast=self._autocast
-        )
+        write_package(self._model, self._examples, path, dynamic_shapes=self._dynamic_shapes, autocast=self._autocast)
 
 
 NOT_MATCHED = "none of inductor's patterns took it"
