@@ -165,7 +165,7 @@ def elu(call: Call) -> ir.Value:
 
 
 def silu(call: Call) -> ir.Value:
-    """x * Sigmoid(x)."""
+    """X * Sigmoid(x)."""
     x = call.value(call.args["self"])
     return call.emit("Mul", x, call.emit("Sigmoid", x))
 

@@ -1,4 +1,4 @@
-"""Narrow ranges of codes as a clamp of the codes themselves, for kernels that know the full range of a byte only.
+"""Narrow ranges of codes as clamps of the codes themselves, for kernels that know the full range of a byte only.
 
 A fused kernel saturates at 0 and 255 whatever the quantize says: a 0..127 output would hold 255. Requires a copy of the
 user's model. Ensures: each per-tensor quantize to uint8 has the range 0..255, and gives the same codes as before.
@@ -32,8 +32,13 @@ def to_full_ranges(model: GraphModule) -> None:
             continue
         users = list(node.users)
         node.args = (tensor, scale, zero_point, _LOW, _HIGH, dtype)
-        with model.graph.inserting_after(node):
-            clamped = add_call(torch.ops.aten.clamp.default, node, low, high, like=node)
+        clamped = node
+        with model.graph.inserting_before(node.next):
+            # The upper end first: inductor would take the other order for a hardtanh on floats.
+            if high != _HIGH:
+                clamped = add_call(torch.ops.aten.clamp_max.default, clamped, high, like=node)
+            if low != _LOW:
+                clamped = add_call(torch.ops.aten.clamp_min.default, clamped, low, like=node)
         for user in users:
             user.replace_input_with(node, clamped)
     model.recompile()

@@ -68,7 +68,7 @@ def _alone(figures: Figures) -> Iterator[str]:
     if figures.left_float:
         yield f"{figures.left_float} of {figures.layers} layers are left float"
     if figures.kernel_noise is not None and figures.kernel_noise > _KERNEL_NOISE:
-        yield f"the kernels add {figures.kernel_noise:.1f} % to the noise of the q/dq graph, above {_KERNEL_NOISE:.0f} %"
+        yield f"the kernels add {figures.kernel_noise:.1f} % to the q/dq graph's noise, above {_KERNEL_NOISE:.0f} %"
 
 
 def _ratio(programs: dict[str, Figures], slower: str, faster: str) -> float | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quantizer_sdk.backends.inductor import lower_inductor
 from quantizer_sdk.backends.onednn import lower_eager
 from torch import nn
 from torch.fx import GraphModule
@@ -19,6 +18,7 @@ from torch.fx import GraphModule
 from models.entry import Inputs
 from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.backends import onnxruntime as ort
+from quantizer_sdk.backends.inductor import lower_inductor
 from quantizer_sdk.backends.x86 import X86Quantizer, get_default_x86_quantization_config
 
 __all__ = ["PROGRAMS", "Subject", "X86Program"]
@@ -108,9 +108,7 @@ def _eager_float(subject: Subject) -> X86Program:
 
 def _eager_ours(subject: Subject, *, dynamic: bool = False) -> X86Program:
     graph = _quantized(subject, "onednn", dynamic=dynamic)
-    program = lower_eager(graph, subject.batches[0])
-    found = _of(program, graph)
-    return found
+    return _of(lower_eager(graph, subject.batches[0]), graph)
 
 
 def _inductor_float(subject: Subject) -> X86Program:

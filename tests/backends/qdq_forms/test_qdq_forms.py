@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from graphs import Q, codes, dq, dq_channels, exported, q, s8_weight
 
 from quantizer_sdk.backends.qdq_forms import (
+    dequantize_late,
     give_each_use_its_dequantize,
     to_channel_weights,
     to_full_ranges,
@@ -96,18 +97,22 @@ def test_int8_weights_stay_int8():
     assert node.args[5] is torch.int8
 
 
-def test_narrow_ranges_become_clamps():
+@pytest.mark.parametrize(
+    ("low", "high", "clamps"), [(0, 127, ["clamp_max"]), (1, 255, ["clamp_min"]), (5, 99, ["clamp_max", "clamp_min"])]
+)
+def test_narrow_ranges_become_clamps(low, high, clamps):
     def run(m, x):
-        return dq(q(x, 0.01, 60, 0, 127), 0.01, 60, 0, 127)
+        return dq(q(x, 0.01, 60, low, high), 0.01, 60, low, high)
 
     model = exported(run, (X,))
     before = model(X)
-    assert q(X, 0.01, 60).max() == 255  # else the clamp would have nothing to do
+    assert q(X, 0.01, 60).max() == 255  # else the clamps would have nothing to do
+    assert q(X, 0.01, 60).min() == 0
     to_full_ranges(model)
     _assert_same(before, model, X)
     (node,) = model.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default)
     assert node.args[3:5] == (0, 255)
-    assert torch.ops.aten.clamp.default in _targets(model)
+    assert [str(target).split(".")[1] for target in _targets(model)[1:-1]] == clamps
 
 
 def test_full_ranges_stay():
@@ -171,3 +176,18 @@ def test_each_use_has_its_dequantize():
     _assert_same(before, model, X)
     dequantizes = [node for node in model.graph.nodes if "dequantize" in str(node.target)]
     assert [len(node.users) for node in dequantizes] == [1] * 5
+
+
+def test_views_are_of_codes():
+    def run(m, x):
+        a = dq(q(x, 0.05, 100), 0.05, 100)
+        return F.linear(a.flatten(2).transpose(1, 2)[:, 3:], m.b), a.relu()
+
+    model = exported(run, (X,), b=torch.randn(4))
+    before = model(X)
+    give_each_use_its_dequantize(model)
+    dequantize_late(model)
+    _assert_same(before, model, X)
+    (linear,) = model.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    assert linear.args[0].target is Q.dequantize_per_tensor.default
+    assert linear.args[0].args[0].meta["val"].dtype == torch.uint8

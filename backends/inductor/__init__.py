@@ -1,0 +1,12 @@
+"""The inductor route: int8 models compiled by torch's own compiler, with its traps taken out.
+
+from quantizer_sdk.backends.inductor import lower_inductor
+
+program = lower_inductor(convert_pt2e(prepared), (x,))
+(y,) = program.run(x)
+"""
+
+from quantizer_sdk.backends.inductor.lowering import lower_inductor, lower_unoptimized
+from quantizer_sdk.backends.inductor.program import InductorProgram
+
+__all__ = ["InductorProgram", "lower_inductor", "lower_unoptimized"]

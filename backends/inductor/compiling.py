@@ -1,0 +1,207 @@
+"""One call of inductor's compiler, without dynamo and without a trace in its global configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule
+from torch.fx.graph import CodeGen
+from torch.utils import _pytree as pytree
+
+from quantizer_sdk.backend import quiet_logs
+from quantizer_sdk.backends.inductor.marks import found_again
+from quantizer_sdk.backends.inductor.safe_sums import make_sums_safe
+from quantizer_sdk.errors import LoweringError, QuantizerError
+
+__all__ = ["Compiled", "Findings", "compile_graph", "flatten_outputs", "inductor_options", "reporting"]
+
+_INTEGER_PRODUCTS = ("onednn::qconv", "onednn::qlinear")
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one compilation made of a graph.
+
+    Attributes:
+        fused: Names of the products, by their marks, that integer kernels compute.
+        source: The generated code.
+    """
+
+    fused: frozenset[str] = frozenset()
+    source: str = ""
+
+    def look(self, graph: Graph) -> None:
+        """Mend a graph of inductor's after its fusions, and note what it fused."""
+        make_sums_safe(graph)
+        products = [node for node in graph.nodes if _is_integer_product(node.target)]
+        self.fused |= found_again(graph, products)
+
+
+def _is_integer_product(target: object) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name.startswith(_INTEGER_PRODUCTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled graph.
+
+    Attributes:
+        call: Takes the tensors and returns the list of results.
+        findings: What was found while compiling.
+        constants: The tensors that the generated code holds, in bytes.
+        accepts: Whether it was compiled for sizes like those of these inputs.
+    """
+
+    call: Callable[..., Any]
+    findings: Findings
+    constants: int
+    accepts: Callable[[Sequence[torch.Tensor]], bool]
+
+
+def inductor_options(findings: Findings, *, optimize: bool = True) -> dict[str, Any]:
+    """Return the options for `torch._inductor.config.patch`: without freezing there is no integer kernel at all.
+
+    Args:
+        findings: Takes what is found.
+        optimize: Whether patterns are matched; without, the same code computes in float between the conversions.
+    """
+    return {
+        "freezing": optimize,
+        "pattern_matcher": optimize,
+        "fx_graph_cache": False,  # a graph out of the cache passes no pass of ours
+        "always_keep_tensor_constants": True,  # else short ones are written anew at every call
+        "post_grad_custom_pre_pass": findings.look,
+    }
+
+
+def flatten_outputs(model: GraphModule) -> None:
+    """Give a graph plain arguments, in the order of its placeholders, and a flat tuple of results."""
+    output = next(iter(model.graph.find_nodes(op="output")))
+    output.args = (tuple(pytree.tree_leaves(output.args[0])),)
+    model.graph.set_codegen(CodeGen())
+    model.recompile()
+
+
+def compile_graph(
+    model: GraphModule,
+    example_inputs: Sequence[torch.Tensor],
+    *,
+    optimize: bool = True,
+    autocast: torch.dtype | None = None,
+) -> Compiled:
+    """Compile a graph with flat arguments and results.
+
+    Args:
+        model: The graph; it is consumed.
+        example_inputs: Real tensors, or the fake ones of a graph with open sizes.
+        optimize: As for `inductor_options`.
+        autocast: The type in which products that stay float, and the results of the others, are computed.
+
+    Raises:
+        LoweringError: Inductor cannot compile it.
+    """
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx
+
+    findings = Findings()
+    casting = contextlib.nullcontext() if autocast is None else torch.autocast("cpu", autocast)
+    with (
+        reporting("compile the model"),
+        quiet_logs("torch._inductor"),
+        torch.no_grad(),
+        casting,
+        config.patch(inductor_options(findings, optimize=optimize)),
+        _generated_code(findings),
+        _dropped_modules() as modules,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of torch, over its own code
+        call = compile_fx(model, list(example_inputs), decompositions=_decompositions())
+    constants = sum(_bytes(value) for module in modules for value in vars(module).values())
+    return Compiled(call, findings, constants, _acceptance(example_inputs))
+
+
+def _decompositions() -> dict[Any, Any]:
+    """Return what inductor writes out as simpler ops, without matrix products: small ones would match no pattern."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    kept = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
+    return {op: rule for op, rule in select_decomp_table().items() if op not in kept}
+
+
+def _bytes(value: object) -> int:
+    """Return the size of a tensor, which may be packed and then has no storage that could be asked."""
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _acceptance(example_inputs: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], bool]:
+    """Return a test for the sizes that the compiler took for granted, such as "the batch is less than 16"."""
+    mode = next((mode for tensor in example_inputs if (mode := getattr(tensor, "fake_mode", None)) is not None), None)
+    if mode is None or mode.shape_env is None:
+        return lambda _inputs: True
+    environment = mode.shape_env
+    expression = environment.produce_guards_expression(list(example_inputs))
+    if expression is None:
+        return lambda _inputs: True
+    return lambda inputs: bool(environment.evaluate_guards_expression(expression, list(inputs)))
+
+
+@contextlib.contextmanager
+def _generated_code(findings: Findings) -> Iterator[None]:
+    """Note the code that the compiler writes inside the block."""
+    from torch._inductor.graph import GraphLowering
+
+    kept = GraphLowering.save_output_code
+
+    def keep(code: str) -> None:
+        findings.source += code
+
+    GraphLowering.save_output_code = staticmethod(keep)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        GraphLowering.save_output_code = staticmethod(kept)  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _dropped_modules() -> Iterator[list[Any]]:
+    """Take the modules that are loaded inside the block out of torch's cache, which would hold their weights for ever.
+
+    Yields:
+        A list that holds these modules after the block.
+    """
+    from torch._inductor.codecache import PyCodeCache
+
+    before = {id(module) for module in PyCodeCache.modules}
+    loaded: list[Any] = []
+    try:
+        yield loaded
+    finally:
+        loaded.extend(module for module in PyCodeCache.modules if id(module) not in before)
+        ours = {id(module) for module in loaded}
+        PyCodeCache.modules[:] = [module for module in PyCodeCache.modules if id(module) not in ours]
+        for path in [path for path, module in PyCodeCache.modules_no_attr.items() if id(module) in ours]:
+            del PyCodeCache.modules_no_attr[path]
+        for module in loaded:
+            PyCodeCache.linemaps.pop(module.__file__, None)
+            if sys.modules.get(module.__name__) is module:
+                del sys.modules[module.__name__]
+
+
+@contextlib.contextmanager
+def reporting(action: str) -> Iterator[None]:
+    """Turn what torch raises inside the block into a LoweringError that says at what."""
+    try:
+        yield
+    except QuantizerError:
+        raise
+    except Exception as e:  # the compiler's errors have no public base class
+        reason = textwrap.shorten(str(e), 400, placeholder=" ...") or type(e).__name__
+        raise LoweringError(f"inductor cannot {action}: {reason}") from e
