@@ -38,7 +38,8 @@ class Figures:
         sqnr: Of its outputs against the float model, in dB.
         cosine: Mean cosine of its outputs with the float model's.
         graph_sqnr: Of the q/dq graph against the float model, in dB.
-        kernel_noise: Power of the noise q/dq graph -> program in percent of that of float -> q/dq graph.
+        kernel_noise: Power of the noise q/dq graph -> program in percent of that of float -> q/dq graph, and
+        own_noise: of the noise q/dq graph -> the same graph on torch's other float kernels.
         size: In bytes.
         integer: Kernels that compute on integers.
         floats: Kernels that compute in float.
@@ -53,6 +54,7 @@ class Figures:
     cosine: float | None = None
     graph_sqnr: float | None = None
     kernel_noise: float | None = None
+    own_noise: float | None = None
     size: int | None = None
     integer: int | None = None
     floats: int | None = None
@@ -140,6 +142,9 @@ def _judged(
         graph = torch.cat([_flat(program.graph(*example)) for example in held_out])
         figures.graph_sqnr = sqnr_db(expected, graph)
         figures.kernel_noise = noise_percent(expected, graph, found)
+        with torch.backends.mkldnn.flags(enabled=False):
+            other = torch.cat([_flat(program.graph(*example)) for example in held_out])
+        figures.own_noise = noise_percent(expected, graph, other)
     return program
 
 

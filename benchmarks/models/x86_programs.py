@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import tempfile
 import warnings
@@ -69,10 +70,10 @@ class X86Program:
 _GEMMS = ("conv1d", "conv2d", "conv3d", "linear", "addmm", "mm")
 
 
-def _quantized(subject: Subject, target: str, *, dynamic: bool) -> GraphModule:
-    config = get_default_x86_quantization_config(is_dynamic=dynamic, is_per_token=dynamic and target != "inductor")
-    prepared = prepare_pt2e(subject.exported, X86Quantizer(target).set_global(config))
-    if not dynamic:
+def _quantized(subject: Subject, target: str, **config: bool) -> GraphModule:
+    settings = get_default_x86_quantization_config(**config)
+    prepared = prepare_pt2e(subject.exported, X86Quantizer(target).set_global(settings))
+    if not config:
         calibrate(prepared, subject.batches)
     return convert_pt2e(prepared)
 
@@ -106,8 +107,8 @@ def _eager_float(subject: Subject) -> X86Program:
     return X86Program(run=lambda *inputs: _tuple(subject.model(*inputs)), size=_state_size(subject.model))
 
 
-def _eager_ours(subject: Subject, *, dynamic: bool = False) -> X86Program:
-    graph = _quantized(subject, "onednn", dynamic=dynamic)
+def _eager_ours(subject: Subject, **config: bool) -> X86Program:
+    graph = _quantized(subject, "onednn", **config)
     return _of(lower_eager(graph, subject.batches[0]), graph)
 
 
@@ -115,8 +116,8 @@ def _inductor_float(subject: Subject) -> X86Program:
     return _of(lower_inductor(subject.exported, subject.batches[0]))
 
 
-def _inductor_ours(subject: Subject, *, dynamic: bool = False) -> X86Program:
-    graph = _quantized(subject, "inductor", dynamic=dynamic)
+def _inductor_ours(subject: Subject, **config: bool) -> X86Program:
+    graph = _quantized(subject, "inductor", **config)
     return _of(lower_inductor(graph, subject.batches[0]), graph)
 
 
@@ -124,8 +125,8 @@ def _ort_float(subject: Subject) -> X86Program:
     return _of(ort.lower(subject.exported, subject.batches[0]))
 
 
-def _ort_ours(subject: Subject, *, dynamic: bool = False) -> X86Program:
-    graph = _quantized(subject, "onnxruntime", dynamic=dynamic)
+def _ort_ours(subject: Subject, **config: bool) -> X86Program:
+    graph = _quantized(subject, "onnxruntime", **config)
     return _of(ort.lower(graph, subject.batches[0]), graph)
 
 
@@ -200,13 +201,16 @@ def _inductor_peer(subject: Subject) -> X86Program:
 PROGRAMS: dict[str, Callable[[Subject], X86Program]] = {
     "eager fp32": _eager_float,
     "eager ours": _eager_ours,
-    "eager ours dynamic": lambda subject: _eager_ours(subject, dynamic=True),
+    "eager ours dynamic": functools.partial(_eager_ours, is_dynamic=True),
+    "eager ours dynamic per token": functools.partial(_eager_ours, is_dynamic=True, is_per_token=True),
     "inductor fp32": _inductor_float,
     "inductor ours": _inductor_ours,
+    "inductor ours dynamic": functools.partial(_inductor_ours, is_dynamic=True),
     "inductor torchao": _inductor_peer,
     "onnx fp32": _ort_float,
     "onnx ours": _ort_ours,
-    "onnx ours dynamic": lambda subject: _ort_ours(subject, dynamic=True),
+    "onnx ours dynamic": functools.partial(_ort_ours, is_dynamic=True),
+    "onnx ours dynamic per token": functools.partial(_ort_ours, is_dynamic=True, is_per_token=True),
     "onnx quantize_static": _ort_stock,
     "onnx quantize_dynamic": _ort_stock_dynamic,
 }
