@@ -37,6 +37,7 @@ from quantizer_sdk.profile import Profile
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
 from quantizer_sdk.report import Explanation, OpRecord, explain
+from quantizer_sdk.smoothing import smooth_quant
 from quantizer_sdk.spec import (
     DerivedQuantizationSpec,
     EdgeOrNode,
@@ -128,4 +129,5 @@ __all__ = [
     "ops",
     "prepare_pt2e",
     "prepare_qat_pt2e",
+    "smooth_quant",
 ]

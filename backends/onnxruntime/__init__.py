@@ -7,4 +7,12 @@ from quantizer_sdk.backends.onnxruntime.runtime import ORTProgram
 from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
 from quantizer_sdk.backends.onnxruntime.session import SessionSettings
 
-__all__ = ["PROFILE", "ORTProgram", "SessionSettings", "lower", "lower_unoptimized", "lower_without_vnni", "sums_saturate"]
+__all__ = [
+    "PROFILE",
+    "ORTProgram",
+    "SessionSettings",
+    "lower",
+    "lower_unoptimized",
+    "lower_without_vnni",
+    "sums_saturate",
+]

@@ -42,9 +42,7 @@ def attention(call: Call) -> ir.Value:
 
 def _causal(call: Call) -> ir.Value:
     """Return which keys each query may look at: those not after it."""
-    rows, columns = (
-        call.emit("Shape", call.value(call.args[name]), start=-2, end=-1) for name in ("query", "key")
-    )
+    rows, columns = (call.emit("Shape", call.value(call.args[name]), start=-2, end=-1) for name in ("query", "key"))
     shape = call.emit("Concat", rows, columns, axis=0)
     ones = call.emit("Expand", call.constant("one", torch.ones((), dtype=torch.int32)), shape)
     return call.cast(call.emit("Trilu", ones, upper=0), torch.bool)

@@ -115,7 +115,9 @@ def split(call: Call, tensor: Node, block_size: Sequence[int]) -> tuple[ir.Value
     shape: list[Any] = []
     for block, size in zip(block_size, call.example(tensor).shape, strict=True):
         known = size if isinstance(size, int) else None
-        shape += [1, -1 if known is None else known] if block == -1 else [-1 if known is None else known // block, block]
+        shape += (
+            [1, -1 if known is None else known] if block == -1 else [-1 if known is None else known // block, block]
+        )
     if shape.count(-1) > 1:
         raise call.refuse(f"blocks of a tensor of shape {tuple(call.example(tensor).shape)}; expected one dynamic size")
     axes = list(range(1, len(shape), 2))

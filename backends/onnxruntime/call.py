@@ -197,7 +197,11 @@ class Call:
         value = self.look_through(argument)
         if value.shape is None or len(value.shape):
             value = self.emit("Reshape", self.value(argument, torch.float32), self.int64("scalar", []))
-        return value if value.dtype is self.graph.dtype(dtype) else self.emit("Cast", value, to=int(self.graph.dtype(dtype)))
+        return (
+            value
+            if value.dtype is self.graph.dtype(dtype)
+            else self.emit("Cast", value, to=int(self.graph.dtype(dtype)))
+        )
 
     def look_through(self, argument: Node) -> ir.Value:
         """Return the value behind the Casts and Reshapes that give run-time qparams the form which aten says."""

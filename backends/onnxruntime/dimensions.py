@@ -42,7 +42,10 @@ def _is_spec(item: Any) -> bool:
     if isinstance(item, dict):
         return all(isinstance(key, int) for key in item)
     if isinstance(item, (tuple, list)):
-        return all(part is None or isinstance(part, int) or hasattr(part, "__name__") or not _is_container(part) for part in item)
+        return all(
+            part is None or isinstance(part, int) or hasattr(part, "__name__") or not _is_container(part)
+            for part in item
+        )
     return False
 
 

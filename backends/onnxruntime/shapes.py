@@ -144,7 +144,9 @@ def unbind(call: Call) -> tuple[ir.Value, ...]:
 
 
 def _split(call: Call, sizes: Any) -> tuple[ir.Value, ...]:
-    return call.emits("Split", len(sizes), call.value(call.args["self"]), call.vector("sizes", sizes), axis=call.args["dim"])
+    return call.emits(
+        "Split", len(sizes), call.value(call.args["self"]), call.vector("sizes", sizes), axis=call.args["dim"]
+    )
 
 
 def cat(call: Call) -> ir.Value:
@@ -165,7 +167,9 @@ def stack(call: Call) -> ir.Value:
 def expand(call: Call) -> ir.Value:
     """Expand; a size of -1 is that of the operand, which a 1 leaves as it is."""
     if "size" in call.args:
-        shape = call.vector("shape", [1 if isinstance(size, int) and size == -1 else size for size in call.args["size"]])
+        shape = call.vector(
+            "shape", [1 if isinstance(size, int) and size == -1 else size for size in call.args["size"]]
+        )
     else:
         shape = call.emit("Shape", call.value(call.args["other"]))
     return call.emit("Expand", call.value(call.args["self"]), shape)
@@ -288,9 +292,7 @@ def triangle(call: Call, *, upper: bool) -> ir.Value:
 
 def pixel_shuffle(call: Call) -> ir.Value:
     """DepthToSpace."""
-    return call.emit(
-        "DepthToSpace", call.value(call.args["self"]), blocksize=call.args["upscale_factor"], mode="CRD"
-    )
+    return call.emit("DepthToSpace", call.value(call.args["self"]), blocksize=call.args["upscale_factor"], mode="CRD")
 
 
 def resize(call: Call, mode: str) -> ir.Value:

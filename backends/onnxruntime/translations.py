@@ -45,7 +45,10 @@ def _ops(operators: Mapping[str, Sequence[Any]], function: Callable[..., Results
 
 _QUANTIZED: tuple[tuple[Translation, Sequence[Any]], ...] = (
     (quantize, (qd.quantize_per_tensor.default, qd.quantize_per_tensor.tensor, qd.quantize_per_channel.default)),
-    (dequantize, (qd.dequantize_per_tensor.default, qd.dequantize_per_tensor.tensor, qd.dequantize_per_channel.default)),
+    (
+        dequantize,
+        (qd.dequantize_per_tensor.default, qd.dequantize_per_tensor.tensor, qd.dequantize_per_channel.default),
+    ),
     (quantize, (qd.quantize_per_tensor.tensor2,)),
     (dequantize, (qd.dequantize_per_tensor.tensor2,)),
     (run_time_qparams.choose_per_tensor, (qd.choose_qparams.tensor,)),

@@ -16,7 +16,8 @@ import torch
 
 from models.entry import Entry
 from models.x86_programs import PROGRAMS, Subject, X86Program
-from models.x86_zoo import ENTRIES, TRANSFORMERS
+from models.x86_zoo import ENTRIES, TRANSFORMERS, WITH_OUTLIERS
+from quantizer_sdk import smooth_quant
 from quantizer_sdk.demo.metrics import interleaved_medians, noise_percent, sqnr_db
 from quantizer_sdk.errors import MissingDependencyError
 
@@ -101,7 +102,13 @@ def measure(entry: Entry, names: tuple[str, ...], rounds: int, *, size: int | No
         return result
     batches, held_out = inputs[: entry.calibration], inputs[entry.calibration :]
     exported = torch.export.export(model, inputs[0]).module()
-    subject = Subject(model=model, exported=exported, batches=batches, transformer=entry.name in TRANSFORMERS)
+    subject = Subject(
+        model=model,
+        exported=exported,
+        batches=batches,
+        transformer=entry.name in TRANSFORMERS,
+        smoothed=smooth_quant(exported, batches) if entry.name in WITH_OUTLIERS else exported,
+    )
     made: dict[str, X86Program] = {}
     with torch.no_grad():
         expected = torch.cat([_flat(model(*example)) for example in held_out])

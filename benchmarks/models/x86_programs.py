@@ -36,12 +36,14 @@ class Subject:
         exported: The same, exported.
         batches: What quantizers calibrate with.
         transformer: Whether linear layers are all that is to be quantized at run time.
+        smoothed: The exported model with `smooth_quant` where its activations have outliers, for our quantizers.
     """
 
     model: nn.Module
     exported: GraphModule
     batches: list[Inputs]
     transformer: bool
+    smoothed: GraphModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ _GEMMS = ("conv1d", "conv2d", "conv3d", "linear", "addmm", "mm")
 
 def _quantized(subject: Subject, target: str, **config: bool) -> GraphModule:
     settings = get_default_x86_quantization_config(**config)
-    prepared = prepare_pt2e(subject.exported, X86Quantizer(target).set_global(settings))
+    prepared = prepare_pt2e(subject.smoothed, X86Quantizer(target).set_global(settings))
     if not config:
         calibrate(prepared, subject.batches)
     return convert_pt2e(prepared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from models import keyword_spotting, lite0, minilm, mobilenet_v2, resnet, transformer
 from models.entry import Entry
 
-__all__ = ["ENTRIES", "TRANSFORMERS"]
+__all__ = ["ENTRIES", "TRANSFORMERS", "WITH_OUTLIERS"]
 
 _NAMES = ("resnet18", "mobilenet_v2", "efficientnet_lite0", "minilm", "transformer", "keyword_spotting")
 _KNOWN = {
@@ -17,3 +17,5 @@ _KNOWN = {
 ENTRIES: dict[str, Entry] = {name: _KNOWN[name] for name in _NAMES}
 TRANSFORMERS = frozenset({"minilm", "transformer"})
 """Those whose linear layers are quantized at run time too."""
+WITH_OUTLIERS = frozenset({"minilm"})
+"""Those whose activations have channels far larger than the rest, as only training makes them."""
