@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized
-from quantizer_sdk.backends.onednn.library import define
+from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["CONV"]
+__all__ = ["CONV", "conv"]
 
+_OPS = torch.ops.onednn
+_PREPACK = _OPS.qconv_prepack.default
+_POINTWISE, _BINARY = _OPS.qconv_pointwise.default, _OPS.qconv2d_pointwise.binary
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -49,13 +52,12 @@ def _conv(
     if rank == 3:  # an image of one row
         x, stride, padding, dilation = x.unsqueeze(2), [1, *stride], [0, *padding], [1, *dilation]
         other = None if other is None else other.unsqueeze(2)
-    ops = torch.ops.onednn
     key = (x_scale, x_zero_point, *stride, *padding, *dilation, groups)
     window = (stride, padding, dilation, groups)
     form = packed(
         weight,
         key,
-        lambda: ops.qconv_prepack(
+        lambda: _PREPACK(
             weight.unsqueeze(2) if rank == 3 else weight,
             *(weight_scale, x_scale, x_zero_point, *window, list(x.shape)),
         ),
@@ -63,13 +65,13 @@ def _conv(
     operands = (x, x_scale, x_zero_point, form, weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
     if other is None:
-        y = ops.qconv_pointwise.default(*operands, bias, *window, *result, activation, arguments, "")
+        y = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
     else:
         # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
         if other.dtype is torch.uint8 and dtype is torch.float32:
             other, other_scale, other_zero_point = dequantized(other, other_scale, other_zero_point), 1.0, 0
         total = torch.empty_like(other, memory_format=_FORMATS[other.dim()]).copy_(other)
-        y = ops.qconv2d_pointwise.binary(
+        y = _BINARY(
             *(*operands, total, bias, *window, *result, other_scale, other_zero_point),
             *("sum", 1.0, activation, arguments, ""),
         )
@@ -112,3 +114,8 @@ CONV = define(
 Of uint8 codes `x` and int8 weights with one scale for each output channel; then plus `other`, then the activation, then
 as float32 or, with `dtype` uint8, as codes.
 """
+
+
+def conv(*operands: Any) -> Tensor:
+    """Call CONV with all its operands, by position."""
+    return call(conv, CONV, _conv, operands)

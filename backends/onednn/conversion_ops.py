@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized, is_dense, quantized
-from quantizer_sdk.backends.onednn.library import define
+from quantizer_sdk.backends.onednn.library import call, define
 
-__all__ = ["DEQUANTIZE", "LOOK_UP", "QUANTIZE"]
+__all__ = ["DEQUANTIZE", "LOOK_UP", "QUANTIZE", "dequantize", "look_up", "quantize"]
 
 
 def _quantize(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
-    codes = quantized(x.to(torch.float32), scale, zero_point)
+    real = x if x.dtype is torch.float32 else x.to(torch.float32)
+    codes = quantized(real, scale, zero_point)
     return codes if (quant_min, quant_max) == (0, 255) else codes.clamp_(quant_min, quant_max)
 
 
@@ -48,3 +51,18 @@ DEQUANTIZE = define("dequantize(Tensor x, float scale, int zero_point) -> Tensor
 
 LOOK_UP = define("look_up(Tensor x, Tensor table) -> Tensor", _look_up, _look_up_fake)
 """The codes that a table of 256 gives for uint8 codes."""
+
+
+def quantize(*operands: Any) -> Tensor:
+    """Call QUANTIZE with all its operands, by position."""
+    return call(quantize, QUANTIZE, _quantize, operands)
+
+
+def dequantize(*operands: Any) -> Tensor:
+    """Call DEQUANTIZE with all its operands, by position."""
+    return call(dequantize, DEQUANTIZE, _dequantize, operands)
+
+
+def look_up(*operands: Any) -> Tensor:
+    """Call LOOK_UP with all its operands, by position."""
+    return call(look_up, LOOK_UP, _look_up, operands)

@@ -150,6 +150,11 @@ class Editor:
                 for key in [key for key in held if f"{name}.{key}".lstrip(".") not in used]:
                     del held[key]
                     module._non_persistent_buffers_set.discard(key)
+            for key, parameter in module._parameters.items():
+                if parameter is not None and parameter.requires_grad:  # integers have no gradient to give
+                    module._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
+        # What pickle would trace the code with again: torch.export's own tracer cannot.
+        self.model._tracer_cls, self.model._tracer_extras = None, {}
         self.graph.lint()
         self.model.recompile()
 

@@ -7,14 +7,15 @@ those add the zero point before rounding. Here every element is one of a whole v
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import as_codes, as_quantized, is_dense
-from quantizer_sdk.backends.onednn.library import define
+from quantizer_sdk.backends.onednn.library import call, define
 
-__all__ = ["ADD", "MUL"]
+__all__ = ["ADD", "MUL", "add", "mul"]
 
 _Binary = Callable[[Tensor, Tensor, float, int], Tensor]
 
@@ -70,14 +71,25 @@ def _fake(x: Tensor, _xs: float, _xz: int, y: Tensor, *_rest: object) -> Tensor:
     return torch.empty_like(x) if shape == x.shape == y.shape else torch.empty(shape, dtype=x.dtype, device=x.device)
 
 
-def _define(name: str, plain: _Binary, rectified: _Binary) -> torch._ops.OpOverload:
+def _define(name: str, kernel: Callable[..., Tensor]) -> torch._ops.OpOverload:
     operands = "Tensor x, float x_scale, int x_zero_point, Tensor y, float y_scale, int y_zero_point"
-    schema = f"{name}({operands}, float out_scale, int out_zero_point, bool relu) -> Tensor"
-    return define(schema, _kernel(plain, rectified), _fake)
+    return define(f"{name}({operands}, float out_scale, int out_zero_point, bool relu) -> Tensor", kernel, _fake)
 
 
 _OPS = torch.ops.quantized
-ADD = _define("add", _OPS.add.default, _OPS.add_relu.default)
+_add = _kernel(_OPS.add.default, _OPS.add_relu.default)
+_mul = _kernel(_OPS.mul.default, _OPS.mul_relu.default)
+ADD = _define("add", _add)
 """round(((x - zx)·sx + (y - zy)·sy) · f(1 / s)) + z of uint8 codes, in float32; tensors are broadcast."""
-MUL = _define("mul", _OPS.mul.default, _OPS.mul_relu.default)
+MUL = _define("mul", _mul)
 """round(((x - zx)·sx) · ((y - zy)·sy) · f(1 / s)) + z of uint8 codes, in float32; tensors are broadcast."""
+
+
+def add(*operands: Any) -> Tensor:
+    """Call ADD with all its operands, by position."""
+    return call(add, ADD, _add, operands)
+
+
+def mul(*operands: Any) -> Tensor:
+    """Call MUL with all its operands, by position."""
+    return call(mul, MUL, _mul, operands)

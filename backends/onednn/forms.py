@@ -198,5 +198,3 @@ def _cancel(editor: Editor) -> None:
         if found.quant_min < qparams.quant_min or found.quant_max > qparams.quant_max:
             result = editor.call(node, _ATEN.clamp.default, (result, qparams.quant_min, qparams.quant_max), node)
         editor.replace(node, result)
-
-

@@ -9,9 +9,9 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk.backends.onednn.activations import NONE, Activation, activation_of
-from quantizer_sdk.backends.onednn.conv_op import CONV
+from quantizer_sdk.backends.onednn.conv_op import conv
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
-from quantizer_sdk.backends.onednn.linear_op import LINEAR
+from quantizer_sdk.backends.onednn.linear_op import linear
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
 __all__ = ["Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed"]
@@ -143,7 +143,7 @@ def follow(gemm: Gemm) -> Tail:
 def _adds(gemm: Gemm, user: Node) -> bool:
     """Whether an addition is one of the gemm's result and another tensor of its shape, in float32."""
     operands = user.all_input_nodes
-    if call_of(user)["alpha"] != 1 or len(operands) != 2 or len(gemm.window) and len(gemm.window[0]) == 3:
+    if call_of(user)["alpha"] != 1 or len(operands) != 2 or (len(gemm.window) and len(gemm.window[0]) == 3):
         return False
     values = [node.meta.get("val") for node in (*operands, user)]
     if not all(isinstance(value, torch.Tensor) and value.dtype is torch.float32 for value in values):
@@ -169,7 +169,7 @@ def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:
     else:
         other = (beside.node, beside.qparams.scale, beside.qparams.zero_point)
         arguments = (*x, *weight, *gemm.window, *result, *post, *other)
-    fused = editor.call(tail.last, CONV if gemm.window else LINEAR, arguments, tail.last)
+    fused = editor.call(tail.last, conv if gemm.window else linear, arguments, tail.last)
     if out is None or tail.quantize is None:
         editor.replace(tail.last, fused)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
@@ -17,21 +18,46 @@ from quantizer_sdk.backends.onednn.pointwise import (
     fuse_means,
     fuse_sums_and_products,
 )
+from quantizer_sdk.backends.onednn.program import OneDNNProgram
+from quantizer_sdk.errors import NotExportedError
 
-__all__ = ["lower_graph"]
+__all__ = ["lower_eager"]
 
 
-def lower_graph(
-    model: GraphModule, example_inputs: Sequence[torch.Tensor] = (), *, integer_io: bool = False
-) -> GraphModule:
-    """Return a copy of a converted model in which what is quantized runs on integers.
+def lower_eager(
+    model: GraphModule,
+    example_inputs: Sequence[torch.Tensor] = (),
+    *,
+    dynamic_shapes: Any = None,
+    integer_io: bool = False,
+) -> OneDNNProgram:
+    """Lower a float or a converted model to a graph of oneDNN's integer kernels, which runs at once in eager torch.
+
+    Nothing is compiled or traced. The kernels take uint8 codes and int8 weights with a scale for each output; int8
+    codes and per-tensor scales become these, exactly. What has no kernel that is right stays float between conversions,
+    and `OneDNNProgram.kernels` says so.
 
     Args:
-        model: A module of an exported program, converted to `quantized_decomposed` ops; left as it is.
-        example_inputs: One tensor an input; only `integer_io` asks for them.
+        model: A module of an exported program, float or converted to `quantized_decomposed` ops. It is left as it is;
+            tensors that stay as they are, are shared with it.
+        example_inputs: CPU tensors in the model's own shapes and dtypes. Lowering needs them for `integer_io` only,
+            the program for `kernels`, `delegation` and `save`.
+        dynamic_shapes: As `torch.export.export` takes it, for `save`; the program itself takes whatever sizes the
+            graph allows.
         integer_io: Whether inputs and outputs are the raw integers: see `strip_boundary`.
+
+    Raises:
+        NotExportedError: The model is no graph module.
+        LoweringError: `integer_io` without one example for each input.
     """
-    clone = strip_boundary(model, example_inputs)[0] if integer_io else copy_without_guards(model)
+    if not isinstance(model, GraphModule):
+        found = type(model).__name__
+        raise NotExportedError(f"got a {found}; expected the module of an exported program, as convert_pt2e returns it")
+    inputs = tuple(example_inputs)
+    if integer_io:
+        clone, inputs = strip_boundary(model, inputs)
+    else:
+        clone = copy_without_guards(model)
     editor = Editor(clone)
     arrange(editor)
     fuse_gemms(editor)
@@ -40,4 +66,4 @@ def lower_graph(
     fuse_functions(editor)
     convert_the_rest(editor)
     editor.finish()
-    return clone
+    return OneDNNProgram(clone, inputs, dynamic_shapes)

@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk.backends.onednn.editing import QParams, call_of
-from quantizer_sdk.backends.onednn.window_ops import MAX_POOL
+from quantizer_sdk.backends.onednn.window_ops import max_pool
 
 __all__ = ["Move", "move_of"]
 
@@ -28,7 +28,7 @@ _PARTS = frozenset({_ATEN.slice.Tensor, _ATEN.select.int, _ATEN.narrow.default, 
 _JOINS = frozenset({_ATEN.cat.default, _ATEN.concat.default, _ATEN.concatenate.default, _ATEN.stack.default})
 _PADS = frozenset({_ATEN.pad.default, _ATEN.constant_pad_nd.default})
 _POOLS = frozenset({_ATEN.max_pool2d.default})
-_ALL = _VIEWS | _PARTS | _PADS | _POOLS | {MAX_POOL}
+_ALL = _VIEWS | _PARTS | _PADS | _POOLS | {max_pool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Move:
             call = call_of(self.node)
             window = [_pair(call[name]) for name in ("kernel_size", "stride", "padding", "dilation")]
             window[1] = window[1] or window[0]
-            self.node.target = MAX_POOL
+            self.node.target = max_pool
             self.node.args, self.node.kwargs = (self.node.args[0], *window, call["ceil_mode"]), {}
         if self.node.target in _PADS:
             call = call_of(self.node)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["packed"]
+
+_Form = TypeVar("_Form")
 
 
 @dataclass(slots=True, eq=False)
@@ -30,13 +33,13 @@ class _Entry:
     tensor: weakref.ref[Tensor]
     version: int | None
     pointer: int
-    forms: dict[Hashable, Tensor] = field(default_factory=dict)
+    forms: dict[Hashable, Any] = field(default_factory=dict)
 
 
 _ENTRIES: dict[int, _Entry] = {}
 
 
-def packed(weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+def packed(weight: Tensor, key: Hashable, make: Callable[[], _Form]) -> _Form:
     """Return what `make` gives for a weight and a key, made once for as long as the weight is not written into.
 
     Args:
@@ -48,15 +51,10 @@ def packed(weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
     place = id(weight)
     entry = _ENTRIES.get(place)
     version = None if weight.is_inference() else weight._version  # torch has no public name for it
-    if (
-        entry is None
-        or entry.tensor() is not weight
-        or entry.version != version
-        or entry.pointer != weight.data_ptr()
-    ):
+    if entry is None or entry.tensor() is not weight or entry.version != version or entry.pointer != weight.data_ptr():
         entry = _Entry(weakref.ref(weight, lambda dead: _forget(place, dead)), version, weight.data_ptr())
         _ENTRIES[place] = entry
-    form = entry.forms.get(key)
+    form: _Form | None = entry.forms.get(key)
     if form is None:
         with torch.no_grad():
             form = entry.forms[key] = make()

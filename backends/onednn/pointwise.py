@@ -10,15 +10,15 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk.backends.onednn.activations import clamp_ends
-from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, LOOK_UP, QUANTIZE
+from quantizer_sdk.backends.onednn.conversion_ops import dequantize, look_up, quantize
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
-from quantizer_sdk.backends.onednn.elementwise_ops import ADD, MUL
-from quantizer_sdk.backends.onednn.window_ops import MEAN
+from quantizer_sdk.backends.onednn.elementwise_ops import add, mul
+from quantizer_sdk.backends.onednn.window_ops import mean
 
 __all__ = ["convert_the_rest", "fuse_functions", "fuse_means", "fuse_sums_and_products"]
 
 _ATEN = torch.ops.aten
-_BINARY = {_ATEN.add.Tensor: ADD, _ATEN.mul.Tensor: MUL}
+_BINARY = {_ATEN.add.Tensor: add, _ATEN.mul.Tensor: mul}
 _POOLS = frozenset({_ATEN.adaptive_avg_pool1d.default, _ATEN.adaptive_avg_pool2d.default})
 _FUNCTIONS = frozenset(
     {
@@ -39,18 +39,18 @@ def fuse_sums_and_products(editor: Editor) -> None:
         call = call_of(node)
         operands = [codes_of(call["self"]), codes_of(call["other"])]
         tail = _rectified(node)
-        quantize = only_user(tail)
-        out = quantize_of(quantize)
-        if None in operands or out is None or quantize is None or call.get("alpha", 1) != 1:
+        last = only_user(tail)
+        out = quantize_of(last)
+        if None in operands or out is None or last is None or call.get("alpha", 1) != 1:
             continue
         low, high = _range(node, tail, out)
         parts = [part for codes in operands for part in _parts(codes)]
         relu = tail is not node and clamp_ends(tail) == (0.0, math.inf)
         target = _BINARY[node.target]  # type: ignore[index]
-        codes = editor.call(quantize, target, (*parts, out.scale, out.zero_point, relu), node)
+        codes = editor.call(last, target, (*parts, out.scale, out.zero_point, relu), node)
         if (low, high) != (0, 255) and not (relu and (low, high) == (out.zero_point, 255)):
-            codes = editor.call(quantize, _ATEN.clamp.default, (codes, low, high), node)
-        editor.replace(quantize, codes)
+            codes = editor.call(last, _ATEN.clamp.default, (codes, low, high), node)
+        editor.replace(last, codes)
 
 
 def _parts(codes: Codes | None) -> tuple[Any, ...]:
@@ -77,26 +77,26 @@ def _range(node: Node, tail: Node, out: QParams) -> tuple[int, int]:
 
 def fuse_functions(editor: Editor) -> None:
     """Replace elementwise functions of a dequantize, up to a quantize, by a table of the codes that they give."""
-    for quantize in editor.calls(torch.ops.quantized_decomposed.quantize_per_tensor.default):
-        chain, codes = _chain(quantize)
+    for last in editor.calls(torch.ops.quantized_decomposed.quantize_per_tensor.default):
+        chain, codes = _chain(last)
         if codes is None:
             continue
         every = torch.arange(256, dtype=torch.uint8)
-        real = DEQUANTIZE(every, codes.qparams.scale, codes.qparams.zero_point)
+        real = dequantize(every, codes.qparams.scale, codes.qparams.zero_point)
         for node in chain:
             real = node.target(*_with(node.args, real), **_with_names(node.kwargs, real))  # type: ignore[operator]
-        out = quantize_of(quantize)
+        out = quantize_of(last)
         assert out is not None
-        table = QUANTIZE(real, out.scale, out.zero_point, out.quant_min, out.quant_max)
+        table = quantize(real, out.scale, out.zero_point, out.quant_min, out.quant_max)
         stored = editor.constant("table", table)
-        editor.replace(quantize, editor.call(quantize, LOOK_UP, (codes.node, stored), quantize))
+        editor.replace(last, editor.call(last, look_up, (codes.node, stored), last))
 
 
-def _chain(quantize: Node) -> tuple[list[Node], Codes | None]:
+def _chain(last: Node) -> tuple[list[Node], Codes | None]:
     """Return the functions between a dequantize and a quantize, in order, and what they are of."""
     chain: list[Node] = []
-    source = quantize.args[0]
-    if quantize_of(quantize) is None:
+    source = last.args[0]
+    if quantize_of(last) is None:
         return chain, None
     while isinstance(source, Node) and codes_of(source) is None:
         tensors = set(source.all_input_nodes)
@@ -119,9 +119,9 @@ def fuse_means(editor: Editor) -> None:
     """Take means over whole axes on codes, where the operand is a dequantize and the result is quantized."""
     for node in editor.calls(_ATEN.mean.dim, *_POOLS):
         call = call_of(node)
-        quantize = only_user(node)
-        codes, out = codes_of(call["self"]), quantize_of(quantize)
-        if codes is None or out is None or quantize is None:
+        last = only_user(node)
+        codes, out = codes_of(call["self"]), quantize_of(last)
+        if codes is None or out is None or last is None:
             continue
         axes: Any
         if node.target is _ATEN.mean.dim:
@@ -133,10 +133,10 @@ def fuse_means(editor: Editor) -> None:
             axes, keepdim = list(range(-len(sizes), 0)), True
             if any(size != 1 for size in sizes):
                 continue
-        mean = editor.call(quantize, MEAN, (*_parts(codes), list(axes), keepdim, out.scale, out.zero_point), node)
+        result = editor.call(last, mean, (*_parts(codes), list(axes), keepdim, out.scale, out.zero_point), node)
         if (out.quant_min, out.quant_max) != (0, 255):
-            mean = editor.call(quantize, _ATEN.clamp.default, (mean, out.quant_min, out.quant_max), node)
-        editor.replace(quantize, mean)
+            result = editor.call(last, _ATEN.clamp.default, (result, out.quant_min, out.quant_max), node)
+        editor.replace(last, result)
 
 
 def convert_the_rest(editor: Editor) -> None:
@@ -146,8 +146,8 @@ def convert_the_rest(editor: Editor) -> None:
         out = quantize_of(node)
         if out is not None:
             arguments = (node.args[0], out.scale, out.zero_point, out.quant_min, out.quant_max)
-            editor.replace(node, editor.call(node, QUANTIZE, arguments, node))
+            editor.replace(node, editor.call(node, quantize, arguments, node))
     for node in editor.calls(reference.dequantize_per_tensor.default):
         codes = codes_of(node)
         if codes is not None:
-            editor.replace(node, editor.call(node, DEQUANTIZE, _parts(codes), node))
+            editor.replace(node, editor.call(node, dequantize, _parts(codes), node))

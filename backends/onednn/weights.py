@@ -79,9 +79,10 @@ def _turned(value: Any) -> tuple[Any, bool]:
     if not isinstance(value, Node) or value.target not in _TURNS:
         return value, False
     source = value.args[0]
-    swaps = value.target in {_ATEN.t.default, _ATEN.numpy_T.default} or sorted(
-        axis % 2 for axis in _axes(value)
-    ) == [0, 1]
+    swaps = value.target in {_ATEN.t.default, _ATEN.numpy_T.default} or sorted(axis % 2 for axis in _axes(value)) == [
+        0,
+        1,
+    ]
     straight = value.target is _ATEN.permute.default and [axis % 2 for axis in _axes(value)] == [0, 1]
     return (source, not straight) if swaps else (value, False)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.library import define
+from quantizer_sdk.backends.onednn.library import call, define
 
-__all__ = ["MAX_POOL", "MEAN"]
+__all__ = ["MAX_POOL", "MEAN", "max_pool", "mean"]
 
 
 def _max_pool(x: Tensor, *window: Any) -> Tensor:
@@ -68,3 +68,13 @@ MEAN = define(
     _mean_fake,
 )
 """round(f(Σ (x - zx)) · f(sx / (s·N))) + z of uint8 codes over axes of N elements."""
+
+
+def max_pool(*operands: Any) -> Tensor:
+    """Call MAX_POOL with all its operands, by position."""
+    return call(max_pool, MAX_POOL, _max_pool, operands)
+
+
+def mean(*operands: Any) -> Tensor:
+    """Call MEAN with all its operands, by position."""
+    return call(mean, MEAN, _mean, operands)
