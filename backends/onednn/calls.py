@@ -33,5 +33,5 @@ def call_functions(model: GraphModule) -> None:
     """Let a graph that calls the ops call the functions, which are faster."""
     for node in model.graph.nodes:
         if node.op == "call_function" and node.target in FUNCTIONS and not node.kwargs:
-            node.target = FUNCTIONS[node.target]  # type: ignore[index]
+            node.target = FUNCTIONS[node.target]
     model.recompile()

@@ -17,14 +17,14 @@ __all__ = ["as_codes", "as_quantized", "dequantized", "is_dense", "quantized", "
 def as_quantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
     """Return a quantized tensor over the memory of uint8 codes."""
     result = _empty(scale, zero_point)
-    result.set_(codes.untyped_storage(), codes.storage_offset(), codes.shape, codes.stride())  # type: ignore[call-overload]
+    result.set_(codes.untyped_storage(), codes.storage_offset(), codes.shape, codes.stride())
     return result
 
 
 def as_codes(tensor: Tensor) -> Tensor:
     """Return the uint8 codes of a quantized tensor, over its memory."""
     result = torch.empty(0, dtype=torch.uint8)
-    result.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload]
+    result.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     return result
 
 

@@ -65,7 +65,7 @@ def _conv(
     operands = (x, x_scale, x_zero_point, form, weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
     if other is None:
-        y = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
+        y: Tensor = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
     else:
         # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
         if other.dtype is torch.uint8 and dtype is torch.float32:

@@ -47,7 +47,7 @@ def _kernel(plain: _Binary, rectified: _Binary) -> Callable[..., Tensor]:
         if whole and (count <= _SERIAL or torch.get_num_threads() == 1):
             return part(x, y)
         a, b = (_flat(tensor, -count % _VECTORS) for tensor in (x, y))
-        parts = [part(c, d) for c, d in zip(a.split(_SERIAL), b.split(_SERIAL), strict=True)]
+        parts = [part(c, d) for c, d in zip(torch.split(a, _SERIAL), torch.split(b, _SERIAL), strict=True)]
         return torch.cat(parts)[:count].as_strided(x.shape, x.stride())
 
     return compute
@@ -56,7 +56,7 @@ def _kernel(plain: _Binary, rectified: _Binary) -> Callable[..., Tensor]:
 def _aligned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the operands in one shape and in one dense order of elements: that of the first."""
     if x.shape != y.shape:
-        x, y = (tensor.contiguous() for tensor in torch.broadcast_tensors(x, y))
+        x, y = (tensor.contiguous() for tensor in torch.ops.aten.broadcast_tensors([x, y]))
     x = x if is_dense(x) else x.clone()
     return x, y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
@@ -67,7 +67,7 @@ def _flat(tensor: Tensor, more: int) -> Tensor:
 
 
 def _fake(x: Tensor, _xs: float, _xz: int, y: Tensor, *_rest: object) -> Tensor:
-    shape = torch.broadcast_shapes(x.shape, y.shape)
+    shape = torch.broadcast_shapes(x.shape, y.shape)  # type: ignore[no-untyped-call]
     return torch.empty_like(x) if shape == x.shape == y.shape else torch.empty(shape, dtype=x.dtype, device=x.device)
 
 

@@ -176,7 +176,7 @@ def _lower_dequantizes(editor: Editor, written: frozenset[Node]) -> None:
             continue
         dequantize = move.operands[0]
         for operand in move.operands:
-            node.replace_input_with(operand, operand.args[0])  # type: ignore[arg-type]
+            node.replace_input_with(operand, operand.args[0])
         move.take_codes(padding)
         users = list(node.users)
         real = editor.call(node.next, DEQUANTIZE, (node, *dequantize.args[1:]), node)

@@ -78,7 +78,7 @@ def gemm_of(editor: Editor, node: Node) -> Gemm | None:
     """Return a call as a gemm; None where the kernels do not compute it."""
     call = call_of(node)
     if node.target in _CONVS:
-        rank = _CONVS[node.target]  # type: ignore[index]
+        rank = _CONVS[node.target]
         window = _window(editor, call, rank)
         weight = None if window is None else weight_of(editor, call["weight"])
         operand, bias = call["input"], call["bias"]
@@ -146,9 +146,8 @@ def _adds(gemm: Gemm, user: Node) -> bool:
     if call_of(user)["alpha"] != 1 or len(operands) != 2 or (len(gemm.window) and len(gemm.window[0]) == 3):
         return False
     values = [node.meta.get("val") for node in (*operands, user)]
-    if not all(isinstance(value, torch.Tensor) and value.dtype is torch.float32 for value in values):
-        return False
-    return len({str(tuple(value.shape)) for value in values}) == 1
+    tensors = [value for value in values if isinstance(value, torch.Tensor) and value.dtype is torch.float32]
+    return len(tensors) == 3 and len({str(tuple(value.shape)) for value in tensors}) == 1
 
 
 def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:

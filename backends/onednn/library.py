@@ -7,7 +7,7 @@ been done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ __all__ = ["KERNELS", "NAMESPACE", "call", "define"]
 NAMESPACE = "quantizer_sdk_x86"
 
 # Kernels go to the dispatcher by themselves: torch's decorator for ops in Python costs several times as much a call.
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
 KERNELS: dict[torch._ops.OpOverload, Callable[..., Tensor]] = {}
 """What each op is on CPU tensors."""
@@ -58,11 +58,13 @@ def call(
         kernel: What it is on CPU tensors.
         operands: What the op takes; the first is a tensor.
     """
+    op: Callable[..., Tensor] = overload
     if torch.compiler.is_compiling():
-        return cast("Tensor", overload(*operands))
+        return op(*operands)
     if type(operands[0]) is not Tensor:
         if has_torch_function(operands):
-            return cast("Tensor", handle_torch_function(function, operands, *operands))
+            traced: Tensor = handle_torch_function(function, operands, *operands)
+            return traced
     elif not torch.is_grad_enabled() and not torch._C._len_torch_dispatch_stack():
         return kernel(*operands)
-    return cast("Tensor", overload(*operands))
+    return op(*operands)

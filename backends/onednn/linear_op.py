@@ -55,7 +55,7 @@ def _linear(
             y.clamp_(*arguments)
         if dtype is torch.uint8:
             y = rounded(y.mul_(1.0 / out_scale).add_(float(out_zero_point)))
-        return y if flat else y.view(*axes, outputs)
+        return _shaped(y, axes)
     form = packed(weight, _STATIC, lambda: _PREPACK(weight, list(rows.shape)))
     operands = (rows, x_scale, x_zero_point, form, weight_scale, zeros(outputs))
     result = (out_scale, out_zero_point, dtype)
@@ -64,7 +64,11 @@ def _linear(
     else:  # always "add": "sum" would write into the operand
         post = ("add", 1.0, activation, arguments, algorithm)
         y = _BINARY(*operands, beside.contiguous(), bias, *result, 1.0, 0, *post)
-    return y if flat else y.view(*axes, outputs)
+    return _shaped(y, axes)
+
+
+def _shaped(y: Tensor, axes: list[int]) -> Tensor:
+    return y if len(axes) == 1 else y.view(*axes, y.shape[1])
 
 
 def product(

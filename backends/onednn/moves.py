@@ -98,5 +98,5 @@ def move_of(node: Node) -> Move | None:
 
 
 def _pair(sizes: Any) -> list[Any]:
-    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
-    return sizes * 2 if len(sizes) == 1 else sizes
+    values: list[Any] = [sizes] if isinstance(sizes, int) else list(sizes)
+    return values * 2 if len(values) == 1 else values

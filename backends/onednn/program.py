@@ -113,8 +113,8 @@ class OneDNNProgram:
         wanted = len(self.module.graph.find_nodes(op="placeholder"))
         if len(self.example_inputs) != wanted:
             message = (
-                f"cannot {action} a program of {wanted} inputs that was lowered with {len(self.example_inputs)} example "
-                "inputs; give lower_eager one tensor for each"
+                f"cannot {action} a program of {wanted} inputs that was lowered with {len(self.example_inputs)} "
+                "example inputs; give lower_eager one tensor for each"
             )
             raise LoweringError(message)
         return self.example_inputs
@@ -132,7 +132,7 @@ def load(path: str | Path) -> OneDNNProgram:
         reason = textwrap.shorten(str(e), 200, placeholder=" ...")
         wanted = "expected a file that OneDNNProgram.save wrote"
         raise NotExportedError(f"{path} is no program ({type(e).__name__}: {reason}); {wanted}") from e
-    module = copy_without_guards(exported.module())  # type: ignore[arg-type]
+    module = copy_without_guards(exported.module())
     call_functions(module)
     examples = exported.example_inputs
     return OneDNNProgram(module, () if examples is None else tree_leaves(examples))

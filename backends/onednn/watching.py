@@ -100,9 +100,9 @@ class _Interpreter(Interpreter):
             return super().run_node(n)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: list[Watched], source: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._found, self._source = found, source
 
     def __torch_dispatch__(
@@ -134,11 +134,11 @@ class _Watch(TorchDispatchMode):
         self._found.append(Watched(kernel, func in _GEMMS, self._source))
 
 
-class _Names(TorchDispatchMode):
+class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the names of the ops that run inside of an op."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names: list[str] = []
 
     def __torch_dispatch__(

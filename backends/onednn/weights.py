@@ -124,7 +124,7 @@ def bias_of(editor: Editor, value: Any, outputs: int) -> tuple[Node | None] | No
     if codes is None or codes.shape != (outputs,) or ("axis" in call and operands[1] is None):
         return None
     arguments = [tensor if tensor is not None else argument for argument, tensor in _read(editor, value)]
-    real = value.target(*arguments)  # type: ignore[operator]
+    real = value.target(*arguments)
     return (editor.constant(f"{str(call['input'].target).replace('.', '_')}_real", real.to(torch.float32)),)
 
 

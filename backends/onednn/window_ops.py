@@ -50,7 +50,7 @@ def _mean(
 
 
 def _mean_fake(x: Tensor, _scale: float, _zero: int, dim: Sequence[int], keepdim: bool, *_out: object) -> Tensor:
-    return x.sum(dim, keepdim=keepdim, dtype=torch.int32).to(torch.uint8)
+    return x.sum(list(dim), keepdim=keepdim, dtype=torch.int32).to(torch.uint8)
 
 
 MAX_POOL = define(
