@@ -12,6 +12,7 @@ from quantizer_sdk.backends.onednn.activations import NONE, Activation, activati
 from quantizer_sdk.backends.onednn.conv_op import conv
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
 from quantizer_sdk.backends.onednn.linear_op import linear
+from quantizer_sdk.backends.onednn.saturation import sums_saturate
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
 __all__ = ["Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed"]
@@ -26,6 +27,7 @@ _CONVS = {
     _ATEN.conv3d.padding: 3,
 }
 _LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
+_PAIR = 2**15
 _ADDS = frozenset({_ATEN.add.Tensor})
 
 
@@ -70,8 +72,18 @@ def fuse_gemms(editor: Editor) -> None:
     for node in editor.calls(*_CONVS, *_LINEARS):
         gemm = gemm_of(editor, node)
         codes = None if gemm is None else codes_of(gemm.operand)
-        if gemm is not None and codes is not None:
+        if gemm is not None and codes is not None and _sums_fit(editor, gemm, codes):
             _fuse(editor, gemm, codes)
+
+
+def _sums_fit(editor: Editor, gemm: Gemm, codes: Codes) -> bool:
+    """Whether this CPU adds the products without loss: without VNNI, two of them have to fit in 16 bits."""
+    if not sums_saturate():
+        return True
+    weight = editor.tensor(gemm.weight.node)
+    assert weight is not None
+    largest = int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
+    return 2 * codes.qparams.quant_max * largest < _PAIR
 
 
 def gemm_of(editor: Editor, node: Node) -> Gemm | None:
