@@ -123,13 +123,13 @@ def test_a_gemm_multiplies_its_int32_accumulator_once(bias):
 def test_a_gemm_that_is_reciprocal_dequantizes_scale_by_scale(order):
     codes = torch.randint(-128, 128, (200, 2), dtype=torch.int8)
     model = torch.export.export(Gemm(), (codes.float(),)).module()
-    found = run_oracle(model, [codes]).outputs[0]
+    arithmetic = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=order)
+    kernels = Profile(name="test", arithmetic={Family.DOT: arithmetic}, bias=BiasForm.FLOAT32)
+    found = run_oracle(model, [codes], kernels).outputs[0]
     gemm = Gemm()
     accumulator = ((codes.long() - 4) @ gemm.w.long().T).float()
     t = (accumulator * torch.tensor(0.037) * gemm.s + gemm.b.detach()) * (1 / torch.tensor(0.0021))
     wanted = torch.round(t) - 100 if order is ZeroPointOrder.AFTER else torch.round(t - 100)
-    arithmetic = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=order)
-    kernels = Profile(name="test", arithmetic={Family.DOT: arithmetic}, bias=BiasForm.FLOAT32)
     assert torch.equal(emulate(found, kernels), wanted.long().clamp(-100, 127))
     assert (found.kernel_delta > 0).all()
 

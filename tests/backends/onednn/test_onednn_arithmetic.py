@@ -11,6 +11,7 @@ from quantizer_sdk.backends.onednn import lower_eager
 from quantizer_sdk.backends.onednn.profile import PROFILE
 from quantizer_sdk.conformance import run_oracle
 from quantizer_sdk.conformance.emulator import emulate
+from quantizer_sdk.conformance.verdict import judge
 from quantizer_sdk.profile import Family, Multiplier, ZeroPointOrder
 
 f32 = np.float32
@@ -62,7 +63,7 @@ def round_trip(x, qparams):
 
 
 def run_kernel(run, qparams, kernel, *codes):
-    """Lower an op to take and return codes, see that the kernel is the one, run it, and hold it to the emulator."""
+    """Lower an op to take and return codes, see that the kernel is the one, run it, and hold it to emulator and δ."""
     inputs = tuple(torch.zeros(array.shape) for array in codes)
     model = torch.export.export(Quantized(run, qparams).eval(), inputs).module()
     program = lower_eager(model, inputs, integer_io=True)
@@ -72,6 +73,7 @@ def run_kernel(run, qparams, kernel, *codes):
     found = program.run(*tensors)[0]
     (site,) = run_oracle(model, tensors, PROFILE).outputs
     assert torch.equal(emulate(site, PROFILE), found.to(torch.int64))
+    assert judge(found, site.requantized, site.kernel_delta).outside == 0
     return found.numpy()
 
 
