@@ -47,7 +47,7 @@ def emulate(site: Site, profile: Profile, found: Tensor | None = None) -> Tensor
     if family is Family.ADD:
         real = _added(value, scale, target.zero_point, arithmetic)
     elif family is Family.DOT:
-        real = _dotted(value, scale, profile.bias)
+        real = _dotted(value, scale, profile.bias, arithmetic.multiplier)
     elif family in {Family.MUL, Family.SQUARE}:
         real = _multiplied(value, scale, target.zero_point, arithmetic)
     elif family is Family.MEAN:
@@ -79,7 +79,7 @@ def _codes(site: Site, family: Family, arithmetic: Arithmetic, real: Tensor) -> 
         codes = rounded(real, arithmetic.rounding)  # its constant holds the zero point
     else:
         codes = rounded(real + float(target.zero_point), arithmetic.rounding)
-    low, high = _ends(site, family)
+    low, high = _ends(site, family, arithmetic)
     return codes.to(torch.int64).clamp(low, high)
 
 
@@ -89,8 +89,8 @@ def _unchanged(site: Site) -> bool:
     return not site.value.exact.clamps and set(term.scales) == {site.requantized.scale}
 
 
-def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm) -> Tensor | None:
-    """float32(int32 accumulator) · (sx · sw / sy), the bias among the products."""
+def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm, multiplier: Multiplier) -> Tensor | None:
+    """float32(int32 accumulator) · (sx · sw / sy), the bias among the products; or dequantized scale by scale."""
     accumulator, *bias = value.exact.terms
     lead = _single(value.operands[0])
     if lead is None or len(bias) > 1:
@@ -98,6 +98,11 @@ def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm) -> Tensor | None:
     weights = [float(_float32(s / lead)) for s in accumulator.scales]
     products = _float32(lead) * torch.tensor(weights, dtype=torch.float32)
     total = accumulator.values
+    if multiplier is Multiplier.RECIPROCAL:
+        real = total.float() * _float32(lead) * torch.tensor(weights, dtype=torch.float32)[accumulator.which]
+        for term in bias:
+            real = real + (term.values.double() * term.floats(term.scales)).float()
+        return real * (1 / scale)
     if bias:
         number = (bias[0].values.double() * bias[0].floats(bias[0].scales)).float()
         if bias_form is BiasForm.FLOAT32:
@@ -113,6 +118,11 @@ def _multiplied(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arith
     (term, *more) = value.exact.terms
     if lead is None or more or len(term.scales) != 1:
         return None
+    if arithmetic.multiplier is Multiplier.RECIPROCAL:
+        factors = [_dequantized(value.operands[0]), _dequantized(value.operands[1])]
+        if factors[0] is None or factors[1] is None:
+            return None
+        return factors[0] * factors[1] * (1 / scale)
     ratio = _float32(lead) * _float32(term.scales[0] / lead) / scale
     if arithmetic.multiplier is Multiplier.FUSED:
         return fma(term.values.float(), ratio, torch.tensor(float(zero_point)))
@@ -140,6 +150,9 @@ def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic
     terms = value.exact.terms
     if len(terms) != 2 or any(len(term.scales) != 1 for term in terms):
         return None
+    if arithmetic.multiplier is Multiplier.RECIPROCAL:
+        a, b = (term.values.float() * _float32(term.scales[0]) for term in terms)
+        return (a + b) * (1 / scale)
     ratios = [_float32(term.scales[0]) / scale for term in terms]
     if arithmetic.multiplier is Multiplier.FIXED_POINT:
         return _fixed_point(terms, ratios)
@@ -152,6 +165,12 @@ def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic
         constant = torch.tensor(float(zero_point)) - offsets
         return fma(a, ratios[0], fma(b, ratios[1], constant))
     return terms[0].values.float() * ratios[0] + terms[1].values.float() * ratios[1]
+
+
+def _dequantized(operand: Traced) -> Tensor | None:
+    """Return the float32 numbers that one operand's codes stand for."""
+    lead = _single(operand)
+    return None if lead is None else operand.exact.terms[0].values.float() * _float32(lead)
 
 
 def _raw(term: Term, zero_point: int) -> Tensor:
@@ -203,7 +222,7 @@ def _evaluated(value: Traced, scale: Tensor, multiplier: Multiplier) -> Tensor |
     return real.clamp(-_BEYOND, _BEYOND)  # infinities, too, have a code at an end of the range
 
 
-def _ends(site: Site, family: Family) -> tuple[int, int]:
+def _ends(site: Site, family: Family, arithmetic: Arithmetic) -> tuple[int, int]:
     """Return the range of codes, which fused clamps narrow: a kernel clamps to the code of each bound."""
     target = site.requantized
     low, high = target.quant_min, target.quant_max
@@ -213,9 +232,19 @@ def _ends(site: Site, family: Family) -> tuple[int, int]:
         for place, bound in enumerate(bounds):
             if bound is None:
                 continue
-            code = round(float(_float32(bound) / _float32(target.scale))) + target.zero_point
+            code = _end(bound, _float32(target.scale), target.zero_point, arithmetic)
             low, high = (max(low, code), high) if place == 0 else (low, min(high, code))
     return min(low, high), high
+
+
+def _end(bound: Fraction, scale: Tensor, zero_point: int, arithmetic: Arithmetic) -> int:
+    """Return the code of a bound; RECIPROCAL clamps numbers, which are then rounded as all results are."""
+    if arithmetic.multiplier is not Multiplier.RECIPROCAL:
+        return round(float(_float32(bound) / scale)) + zero_point
+    real = _float32(bound) * (1 / scale)
+    if arithmetic.zero_point is ZeroPointOrder.BEFORE:
+        return int(rounded(real + float(zero_point), arithmetic.rounding))
+    return int(rounded(real, arithmetic.rounding)) + zero_point
 
 
 def rounded(real: Tensor, rounding: Rounding) -> Tensor:

@@ -62,7 +62,8 @@ class Multiplier(enum.Enum):
     of 21 bits, the larger of two normalised, and shifts the sum; FUSED evaluates rint(fma(a, A, fma(b, B, C))) in
     float32 with C = z - fma(za, A, zb·B), or for a product rint(fma((a - za)·(b - zb), A, z)); FOLDED is the same with
     each product and sum rounded for itself; DIVIDED computes with the dequantized operands in float32 and divides by
-    the output's scale, RECIPROCAL multiplies by the float32 reciprocal of that scale.
+    the output's scale, RECIPROCAL multiplies by the float32 reciprocal of that scale. A gemm that is RECIPROCAL
+    dequantizes its accumulator by the activation's scale, then by the weight's, and adds its float bias.
     """
 
     FLOAT32 = "float32"

@@ -119,6 +119,48 @@ def test_a_gemm_multiplies_its_int32_accumulator_once(bias):
     assert torch.equal(emulate(found, arithmetic), wanted)
 
 
+@pytest.mark.parametrize("order", ZeroPointOrder)
+def test_a_gemm_that_is_reciprocal_dequantizes_scale_by_scale(order):
+    codes = torch.randint(-128, 128, (200, 2), dtype=torch.int8)
+    model = torch.export.export(Gemm(), (codes.float(),)).module()
+    arithmetic = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=order)
+    kernels = Profile(name="test", arithmetic={Family.DOT: arithmetic}, bias=BiasForm.FLOAT32)
+    found = run_oracle(model, [codes], kernels).outputs[0]
+    gemm = Gemm()
+    accumulator = ((codes.long() - 4) @ gemm.w.long().T).float()
+    t = (accumulator * torch.tensor(0.037) * gemm.s + gemm.b.detach()) * (1 / torch.tensor(0.0021))
+    wanted = torch.round(t) - 100 if order is ZeroPointOrder.AFTER else torch.round(t - 100)
+    assert torch.equal(emulate(found, kernels), wanted.long().clamp(-100, 127))
+    assert (found.kernel_delta > 0).all()
+
+
+@pytest.mark.parametrize(("function", "family"), [(torch.add, "add"), (torch.sub, "add"), (torch.mul, "mul")])
+def test_sums_and_products_that_are_reciprocal_are_those_of_the_graph(function, family):
+    a, b = EVERY.reshape(-1, 1), EVERY.reshape(1, -1)
+    (sa, za), (sb, zb), (so, zo) = (0.031, 7), (0.0123, -9), (0.05 if family == "add" else 0.011, 3)
+    found = site(function, [(sa, za), (sb, zb)], (so, zo), a, b)
+    x, y = (a.long() - za).float() * torch.tensor(sa), (b.long() - zb).float() * torch.tensor(sb)
+    wanted = (torch.round(function(x, y) * (1 / torch.tensor(so))).long() + zo).clamp(-128, 127)
+    arithmetic = Arithmetic(multiplier=Multiplier.RECIPROCAL)
+    assert torch.equal(emulate(found, profile(**{family: arithmetic})), wanted)
+
+
+def test_the_bound_of_a_clamp_is_rounded_as_results_are_where_a_gemm_is_reciprocal():
+    codes = torch.full((1, 2), 127, dtype=torch.int8)
+
+    class Clamped(Gemm):
+        def forward(self, x):
+            w = Q.dequantize_per_channel.default(self.w, self.s, self.z, 0, -127, 127, torch.int8)
+            return through(torch.nn.functional.linear(through(x, 1.0, 0), w).clamp(0.0, 2.5), 1.0, 1)
+
+    model = torch.export.export(Clamped(), (codes.float(),)).module()
+    found = run_oracle(model, [codes]).outputs[0]
+    for order, expected in ((ZeroPointOrder.AFTER, 3), (ZeroPointOrder.BEFORE, 4)):
+        arithmetic = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=order)
+        kernels = Profile(name="test", arithmetic={Family.DOT: arithmetic}, bias=BiasForm.FLOAT32)
+        assert emulate(found, kernels).max() == expected
+
+
 def test_a_family_that_the_profile_does_not_name_is_not_predicted():
     found = site(torch.mul, [(0.5, 0), (1.0, 0)], (1.0, 0), EVERY, EVERY)
     assert emulate(found, profile(add=Arithmetic())) is None

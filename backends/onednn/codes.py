@@ -1,0 +1,66 @@
+"""Tensors of uint8 codes as torch's quantized tensors and back, without a copy, for the kernels that want these.
+
+torch will drop its quantized tensors after 2.13, and warns of it once; nothing of them is seen outside of this package.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_codes", "as_quantized", "dequantized", "is_dense", "quantized", "rounded"]
+
+
+def as_quantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Return a quantized tensor over the memory of uint8 codes."""
+    result = _empty(scale, zero_point)
+    result.set_(codes.untyped_storage(), codes.storage_offset(), codes.shape, codes.stride())
+    return result
+
+
+def as_codes(tensor: Tensor) -> Tensor:
+    """Return the uint8 codes of a quantized tensor, over its memory."""
+    result = torch.empty(0, dtype=torch.uint8)
+    result.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    return result
+
+
+def quantized(tensor: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Return round_half_even(tensor · f(1 / scale)) + zero_point, clipped to 0..255: a float tensor's uint8 codes.
+
+    These are the bits of `quantized_decomposed.quantize_per_tensor`, in three passes over memory instead of five: once
+    whole numbers are left, torch's own kernel cannot round them otherwise. NaN has no code that one may rely on.
+    """
+    return rounded(torch.mul(tensor, 1.0 / scale).round_(), zero_point)
+
+
+def rounded(real: Tensor, zero_point: int = 0) -> Tensor:
+    """Return round_half_even(real + zero_point), clipped to 0..255, as uint8."""
+    _hush()
+    return as_codes(torch.quantize_per_tensor(real, 1.0, zero_point, torch.quint8))
+
+
+def dequantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Return f(codes - zero_point) · f(scale) of uint8 codes: the bits of `dequantize_per_tensor`."""
+    return as_quantized(codes, scale, zero_point).dequantize()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, in whatever order of axes."""
+    return tensor.is_contiguous() or bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
+
+
+def _empty(scale: float, zero_point: int) -> Tensor:
+    _hush()
+    return torch._empty_affine_quantized([0], scale=scale, zero_point=zero_point, dtype=torch.quint8)
+
+
+@functools.cache
+def _hush() -> None:
+    """Have torch warn now, unseen: it warns of quantized tensors once a process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)

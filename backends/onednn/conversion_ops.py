@@ -1,0 +1,68 @@
+"""Ops between float and uint8 codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizer_sdk.backends.onednn.codes import dequantized, is_dense, quantized
+from quantizer_sdk.backends.onednn.library import call, define
+
+__all__ = ["DEQUANTIZE", "LOOK_UP", "QUANTIZE", "dequantize", "look_up", "quantize"]
+
+
+def _quantize(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
+    real = x if x.dtype is torch.float32 else x.to(torch.float32)
+    codes = quantized(real, scale, zero_point)
+    return codes if (quant_min, quant_max) == (0, 255) else codes.clamp_(quant_min, quant_max)
+
+
+def _quantize_fake(x: Tensor, _scale: float, _zero_point: int, _quant_min: int, _quant_max: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.uint8)
+
+
+def _dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    return dequantized(x if is_dense(x) else x.clone(), scale, zero_point)
+
+
+def _dequantize_fake(x: Tensor, _scale: float, _zero_point: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+def _look_up(x: Tensor, table: Tensor) -> Tensor:
+    dense = x if is_dense(x) else x.clone()
+    flat = dense.as_strided((dense.numel(),), (1,))
+    return table.index_select(0, flat.to(torch.int32)).as_strided(dense.shape, dense.stride())
+
+
+def _look_up_fake(x: Tensor, _table: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+QUANTIZE = define(
+    "quantize(Tensor x, float scale, int zero_point, int quant_min, int quant_max) -> Tensor", _quantize, _quantize_fake
+)
+"""A float tensor's uint8 codes, the bits of `quantized_decomposed.quantize_per_tensor`."""
+
+DEQUANTIZE = define("dequantize(Tensor x, float scale, int zero_point) -> Tensor", _dequantize, _dequantize_fake)
+"""float32 numbers of uint8 codes, the bits of `quantized_decomposed.dequantize_per_tensor`."""
+
+LOOK_UP = define("look_up(Tensor x, Tensor table) -> Tensor", _look_up, _look_up_fake)
+"""The codes that a table of 256 gives for uint8 codes."""
+
+
+def quantize(*operands: Any) -> Tensor:
+    """Call QUANTIZE with all its operands, by position."""
+    return call(quantize, QUANTIZE, _quantize, operands)
+
+
+def dequantize(*operands: Any) -> Tensor:
+    """Call DEQUANTIZE with all its operands, by position."""
+    return call(dequantize, DEQUANTIZE, _dequantize, operands)
+
+
+def look_up(*operands: Any) -> Tensor:
+    """Call LOOK_UP with all its operands, by position."""
+    return call(look_up, LOOK_UP, _look_up, operands)

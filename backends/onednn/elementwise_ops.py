@@ -1,0 +1,95 @@
+"""Ops of sums and products of two tensors of uint8 codes.
+
+torch's quantized kernels round the last elements of a tensor, those that fill no vector, otherwise than all others:
+those add the zero point before rounding. Here every element is one of a whole vector, on any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizer_sdk.backends.onednn.codes import as_codes, as_quantized, is_dense
+from quantizer_sdk.backends.onednn.library import call, define
+
+__all__ = ["ADD", "MUL", "add", "mul"]
+
+_Binary = Callable[[Tensor, Tensor, float, int], Tensor]
+
+_VECTORS = 128  # two of the longest vectors, which is what a step of torch's loop takes
+_SERIAL = 255 * _VECTORS  # torch parts no tensor that is smaller than 32768 among threads
+
+
+def _kernel(plain: _Binary, rectified: _Binary) -> Callable[..., Tensor]:
+    def compute(
+        x: Tensor,
+        x_scale: float,
+        x_zero_point: int,
+        y: Tensor,
+        y_scale: float,
+        y_zero_point: int,
+        out_scale: float,
+        out_zero_point: int,
+        relu: bool,
+    ) -> Tensor:
+        x, y = _aligned(x, y)
+        operation = rectified if relu else plain
+
+        def part(a: Tensor, b: Tensor) -> Tensor:
+            one, other = as_quantized(a, x_scale, x_zero_point), as_quantized(b, y_scale, y_zero_point)
+            return as_codes(operation(one, other, out_scale, out_zero_point))
+
+        count = x.numel()
+        whole = count % _VECTORS == 0
+        if whole and (count <= _SERIAL or torch.get_num_threads() == 1):
+            return part(x, y)
+        a, b = (_flat(tensor, -count % _VECTORS) for tensor in (x, y))
+        parts = [part(c, d) for c, d in zip(torch.split(a, _SERIAL), torch.split(b, _SERIAL), strict=True)]
+        return torch.cat(parts)[:count].as_strided(x.shape, x.stride())
+
+    return compute
+
+
+def _aligned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the operands in one shape and in one dense order of elements: that of the first."""
+    if x.shape != y.shape:
+        x, y = (tensor.contiguous() for tensor in torch.ops.aten.broadcast_tensors([x, y]))
+    x = x if is_dense(x) else x.clone()
+    return x, y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
+
+
+def _flat(tensor: Tensor, more: int) -> Tensor:
+    flat = tensor.as_strided((tensor.numel(),), (1,))
+    return torch.nn.functional.pad(flat, (0, more)) if more else flat
+
+
+def _fake(x: Tensor, _xs: float, _xz: int, y: Tensor, *_rest: object) -> Tensor:
+    shape = torch.broadcast_shapes(x.shape, y.shape)  # type: ignore[no-untyped-call]
+    return torch.empty_like(x) if shape == x.shape == y.shape else torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+def _define(name: str, kernel: Callable[..., Tensor]) -> torch._ops.OpOverload:
+    operands = "Tensor x, float x_scale, int x_zero_point, Tensor y, float y_scale, int y_zero_point"
+    return define(f"{name}({operands}, float out_scale, int out_zero_point, bool relu) -> Tensor", kernel, _fake)
+
+
+_OPS = torch.ops.quantized
+_add = _kernel(_OPS.add.default, _OPS.add_relu.default)
+_mul = _kernel(_OPS.mul.default, _OPS.mul_relu.default)
+ADD = _define("add", _add)
+"""round(((x - zx)·sx + (y - zy)·sy) · f(1 / s)) + z of uint8 codes, in float32; tensors are broadcast."""
+MUL = _define("mul", _mul)
+"""round(((x - zx)·sx) · ((y - zy)·sy) · f(1 / s)) + z of uint8 codes, in float32; tensors are broadcast."""
+
+
+def add(*operands: Any) -> Tensor:
+    """Call ADD with all its operands, by position."""
+    return call(add, ADD, _add, operands)
+
+
+def mul(*operands: Any) -> Tensor:
+    """Call MUL with all its operands, by position."""
+    return call(mul, MUL, _mul, operands)

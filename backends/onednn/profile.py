@@ -1,0 +1,33 @@
+"""How the kernels that eager torch 2.13 calls round on x86, each measured bit for bit on constructed ties.
+
+With AVX512, with and without VNNI. With AVX2 alone, oneDNN multiplies the two scales of a gemm first, which changes one
+result in a million.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Profile, ZeroPointOrder
+
+__all__ = ["PROFILE"]
+
+_AS_THE_GRAPH = Arithmetic(multiplier=Multiplier.RECIPROCAL)
+
+PROFILE = Profile(
+    name="onednn",
+    activation_dtypes=frozenset({torch.uint8}),
+    bias=BiasForm.FLOAT32,
+    arithmetic={
+        Family.MOVE: Arithmetic(),
+        Family.CLAMP: Arithmetic(),
+        Family.DOT: Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE),
+        Family.ADD: _AS_THE_GRAPH,
+        Family.MUL: _AS_THE_GRAPH,
+        Family.SQUARE: _AS_THE_GRAPH,
+        Family.MEAN: Arithmetic(),
+        Family.POOL: _AS_THE_GRAPH,
+        Family.TABLE: _AS_THE_GRAPH,
+    },
+    requantization=(0.0, float("inf")),
+)
