@@ -6,7 +6,15 @@ program = lower_inductor(convert_pt2e(prepared), (x,))
 (y,) = program.run(x)
 """
 
-from quantizer_sdk.backends.inductor.lowering import lower_inductor, lower_unoptimized
+from quantizer_sdk.backends.inductor.lowering import lower_inductor, lower_unoptimized, package_inductor
+from quantizer_sdk.backends.inductor.packaging import PackagedProgram, load_inductor
 from quantizer_sdk.backends.inductor.program import InductorProgram
 
-__all__ = ["InductorProgram", "lower_inductor", "lower_unoptimized"]
+__all__ = [
+    "InductorProgram",
+    "PackagedProgram",
+    "load_inductor",
+    "lower_inductor",
+    "lower_unoptimized",
+    "package_inductor",
+]

@@ -20,7 +20,7 @@ from quantizer_sdk.backends.inductor.marks import found_again
 from quantizer_sdk.backends.inductor.safe_sums import make_sums_safe
 from quantizer_sdk.errors import LoweringError, QuantizerError
 
-__all__ = ["Compiled", "Findings", "compile_graph", "flatten_outputs", "inductor_options", "reporting"]
+__all__ = ["Compiled", "Findings", "compile_graph", "compiling", "flatten_outputs", "reporting"]
 
 _INTEGER_PRODUCTS = ("onednn::qconv", "onednn::qlinear")
 
@@ -65,22 +65,6 @@ class Compiled:
     accepts: Callable[[Sequence[torch.Tensor]], bool]
 
 
-def inductor_options(findings: Findings, *, optimize: bool = True) -> dict[str, Any]:
-    """Return the options for `torch._inductor.config.patch`: without freezing there is no integer kernel at all.
-
-    Args:
-        findings: Takes what is found.
-        optimize: Whether patterns are matched; without, the same code computes in float between the conversions.
-    """
-    return {
-        "freezing": optimize,
-        "pattern_matcher": optimize,
-        "fx_graph_cache": False,  # a graph out of the cache passes no pass of ours
-        "always_keep_tensor_constants": True,  # else short ones are written anew at every call
-        "post_grad_custom_pre_pass": findings.look,
-    }
-
-
 def flatten_outputs(model: GraphModule) -> None:
     """Give a graph plain arguments, in the order of its placeholders, and a flat tuple of results."""
     output = next(iter(model.graph.find_nodes(op="output")))
@@ -101,31 +85,54 @@ def compile_graph(
     Args:
         model: The graph; it is consumed.
         example_inputs: Real tensors, or the fake ones of a graph with open sizes.
-        optimize: As for `inductor_options`.
+        optimize: As for `compiling`.
         autocast: The type in which products that stay float, and the results of the others, are computed.
 
     Raises:
         LoweringError: Inductor cannot compile it.
     """
-    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 
     findings = Findings()
+    with compiling(findings, optimize=optimize, autocast=autocast), _dropped_modules() as modules:
+        call: Any = compile_fx(model, list(example_inputs), decompositions=_decompositions())
+    constants = sum(_bytes(value) for module in modules for value in vars(module).values())
+    return Compiled(call, findings, constants, _acceptance(example_inputs))
+
+
+@contextlib.contextmanager
+def compiling(findings: Findings, *, optimize: bool = True, autocast: torch.dtype | None = None) -> Iterator[None]:
+    """Have inductor compile with our settings, and note what it does, inside the block.
+
+    Args:
+        findings: Takes what is found.
+        optimize: Whether patterns are matched; without, the same code computes in float between the conversions.
+        autocast: As for `compile_graph`.
+
+    Raises:
+        LoweringError: In place of whatever the compiler raises.
+    """
+    from torch._inductor import config
+
+    options = {
+        "freezing": optimize,  # without it there is no integer kernel at all
+        "pattern_matcher": optimize,
+        "fx_graph_cache": False,  # a graph out of the cache passes no pass of ours
+        "always_keep_tensor_constants": True,  # else short ones are written anew at every call
+        "post_grad_custom_pre_pass": findings.look,
+    }
     casting = contextlib.nullcontext() if autocast is None else torch.autocast("cpu", autocast)
     with (
         reporting("compile the model"),
-        quiet_logs("torch._inductor"),
+        quiet_logs("torch"),
         torch.no_grad(),
         casting,
-        config.patch(inductor_options(findings, optimize=optimize)),
+        config.patch(options),
         _generated_code(findings),
-        _dropped_modules() as modules,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of torch, over its own code
-        call = compile_fx(model, list(example_inputs), decompositions=_decompositions())
-    constants = sum(_bytes(value) for module in modules for value in vars(module).values())
-    return Compiled(call, findings, constants, _acceptance(example_inputs))
+        yield
 
 
 def _decompositions() -> dict[Any, Any]:
@@ -143,9 +150,10 @@ def _bytes(value: object) -> int:
 
 def _acceptance(example_inputs: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], bool]:
     """Return a test for the sizes that the compiler took for granted, such as "the batch is less than 16"."""
+    shapes = [tensor.shape for tensor in example_inputs]
     mode = next((mode for tensor in example_inputs if (mode := getattr(tensor, "fake_mode", None)) is not None), None)
-    if mode is None or mode.shape_env is None:
-        return lambda _inputs: True
+    if mode is None:
+        return lambda inputs: [tensor.shape for tensor in inputs] == shapes
     environment = mode.shape_env
     expression = environment.produce_guards_expression(list(example_inputs))
     if expression is None:
@@ -158,16 +166,17 @@ def _generated_code(findings: Findings) -> Iterator[None]:
     """Note the code that the compiler writes inside the block."""
     from torch._inductor.graph import GraphLowering
 
-    kept = GraphLowering.save_output_code
+    place, name = GraphLowering, "save_output_code"
+    kept = vars(place)[name]
 
     def keep(code: str) -> None:
         findings.source += code
 
-    GraphLowering.save_output_code = staticmethod(keep)  # type: ignore[method-assign]
+    setattr(place, name, staticmethod(keep))
     try:
         yield
     finally:
-        GraphLowering.save_output_code = staticmethod(kept)  # type: ignore[method-assign]
+        setattr(place, name, kept)
 
 
 @contextlib.contextmanager
@@ -190,9 +199,10 @@ def _dropped_modules() -> Iterator[list[Any]]:
         for path in [path for path, module in PyCodeCache.modules_no_attr.items() if id(module) in ours]:
             del PyCodeCache.modules_no_attr[path]
         for module in loaded:
-            PyCodeCache.linemaps.pop(module.__file__, None)
-            if sys.modules.get(module.__name__) is module:
-                del sys.modules[module.__name__]
+            PyCodeCache.linemaps.pop(str(module.__file__), None)
+            name = str(module.__name__)
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 @contextlib.contextmanager

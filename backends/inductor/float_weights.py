@@ -1,7 +1,7 @@
 """Weights of products that stay float, as the float numbers that they stand for.
 
-Inductor would dequantize them anew at each call, crashes over those of transposed convolutions, and ignores zero points.
-Requires a copy of the user's model in normal form. Ensures: only products that an integer kernel can take have
+Inductor would dequantize them anew at each call, crashes over those of transposed convolutions, and ignores zero
+points. Requires a copy of the user's model in normal form. Ensures: only products that an integer kernel can take have
 quantized weights.
 """
 

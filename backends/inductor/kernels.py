@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from quantizer_sdk.backend import Delegation, Kernel
 
-__all__ = ["count_integer_products", "decode_kernels", "delegation_of"]
+__all__ = ["Pointer", "count_integer_products", "decode_kernels", "delegation_of", "kernels_of", "pointers_of"]
 
-_CPP_KERNEL = re.compile(r"^(?P<name>cpp_\w+) = async_compile\.cpp_pybinding\(\[(?P<types>[^\]]*)\]", re.MULTILINE)
+_CPP_KERNEL = re.compile(
+    r"^(?P<name>cpp_\w+) = async_compile\.cpp_pybinding\(.*?\bvoid +kernel\((?P<parameters>[^)]*)\)",
+    re.MULTILINE | re.DOTALL,
+)
 _CALL = re.compile(
     r"^\s*(?:(?P<result>\w+) = )?"
     r"(?P<name>cpp_fused\w*|cpp_\w+|extern_kernels\.\w+|torch\.ops\.\w+\.\w+\.\w+|aten\.\w+(?:\.\w+)?)"
@@ -18,6 +21,7 @@ _CALL = re.compile(
 )
 _PRODUCT = re.compile(r"torch\.ops\.onednn\.(?P<name>q(?:conv|linear)\w*)\.(?P<overload>\w+)")
 _BUFFER = re.compile(r"^\s*(?P<name>\w+) = empty_strided_cpu\(.*torch\.(?P<type>\w+)\)\s*$")
+_RESULT = re.compile(r"^\s*return \(|^\s*\w+ = (?:reinterpret_tensor\(\w+|\w+; del)")
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"_\d+$")
 _DTYPE = re.compile(r"\btorch\.(uint8|int8|float32|bfloat16)\b")
@@ -44,11 +48,12 @@ _CONVERSIONS = re.compile(
 _QUANTIZE = re.compile(r"quantize_per_")
 
 
-class _Pointer(NamedTuple):
-    """A buffer that a kernel in C++ takes: the type of its elements, and whether they are written."""
+class Pointer(NamedTuple):
+    """A buffer that a kernel in C++ takes: the type of its elements, and what it does with them."""
 
     type: str
-    written: bool
+    is_read: bool
+    is_written: bool
 
 
 def decode_kernels(source: str) -> tuple[Kernel, ...]:
@@ -57,8 +62,18 @@ def decode_kernels(source: str) -> tuple[Kernel, ...]:
     An integer product is named after its op, "qconv_pointwise", and what is added to it, "qlinear_pointwise.binary"; a
     kernel in C++ by the ops that it fuses, "cpp_fused_add_quantize_per_tensor"; any other by the function it calls.
     """
-    pointers = {match["name"]: _pointers(match["types"]) for match in _CPP_KERNEL.finditer(source)}
-    return tuple(_kernels(source, pointers))
+    pointers = {match["name"]: pointers_of(match["parameters"]) for match in _CPP_KERNEL.finditer(source)}
+    return kernels_of(source.splitlines(), pointers)
+
+
+def kernels_of(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> tuple[Kernel, ...]:
+    """Decode the calls in lines of code.
+
+    Args:
+        lines: Python as inductor writes it.
+        pointers: What each kernel in C++ takes, by its name.
+    """
+    return tuple(_kernels(lines, pointers))
 
 
 def count_integer_products(kernels: tuple[Kernel, ...]) -> int:
@@ -86,10 +101,11 @@ def _is_product(kernel: Kernel) -> bool:
     return kernel.name.startswith(("qconv", "qlinear"))
 
 
-def _kernels(source: str, pointers: dict[str, tuple[_Pointer, ...]]) -> Iterator[Kernel]:
+def _kernels(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> Iterator[Kernel]:
     """Yield the calls; a buffer has the type that a kernel in C++ gives it, or that it was made with."""
     types: dict[str, str] = {}
-    for line in source.splitlines():
+    read = _read_buffers(lines, pointers)
+    for line in lines:
         made = _BUFFER.match(line)
         if made is not None:
             types[made["name"]] = _TYPES.get(made["type"], made["type"])
@@ -102,8 +118,10 @@ def _kernels(source: str, pointers: dict[str, tuple[_Pointer, ...]]) -> Iterator
         if product is not None:
             kernel = _integer_product(product, arguments)
         elif name in pointers:
-            kernel = _cpp_kernel(name, pointers[name])
-            types.update(zip(arguments.split(", "), (pointer.type for pointer in pointers[name]), strict=False))
+            buffers = dict(zip(arguments.split(", "), pointers[name], strict=False))
+            # What a kernel writes and nobody reads is its own scratch.
+            kernel = _cpp_kernel(name, [entry for at, entry in buffers.items() if entry.is_read or at in read])
+            types.update({at: entry.type for at, entry in buffers.items()})
         elif name.startswith(("extern_kernels.", "torch.ops.", "aten.")):
             kernel = _library_call(name.removeprefix("torch.ops."), arguments, types)
         else:
@@ -111,6 +129,21 @@ def _kernels(source: str, pointers: dict[str, tuple[_Pointer, ...]]) -> Iterator
         yield kernel
         if call["result"]:
             types[call["result"]] = kernel.outputs[0]
+
+
+def _read_buffers(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> frozenset[str]:
+    """Return the names of the buffers that some call, or the program's result, is made of."""
+    read: set[str] = set()
+    for line in lines:
+        call = _CALL.match(line)
+        if call is None:
+            read.update(_WORD.findall(line) if _RESULT.match(line) else ())
+        elif call["name"] in pointers:
+            arguments = call["arguments"].split(", ")
+            read.update(at for at, entry in zip(arguments, pointers[call["name"]], strict=False) if entry.is_read)
+        else:
+            read.update(_WORD.findall(call["arguments"]))
+    return frozenset(read)
 
 
 def _library_call(name: str, arguments: str, types: dict[str, str]) -> Kernel:
@@ -132,9 +165,9 @@ def _integer_product(product: re.Match[str], arguments: str) -> Kernel:
     return Kernel(name=name, inputs=inputs, outputs=(result,), integer=integer, conversion=False)
 
 
-def _cpp_kernel(name: str, pointers: tuple[_Pointer, ...]) -> Kernel:
-    inputs = tuple(pointer.type for pointer in pointers if not pointer.written)
-    outputs = tuple(pointer.type for pointer in pointers if pointer.written)
+def _cpp_kernel(name: str, pointers: Sequence[Pointer]) -> Kernel:
+    inputs = tuple(pointer.type for pointer in pointers if pointer.is_read)
+    outputs = tuple(pointer.type for pointer in pointers if pointer.is_written)
     ops = _NUMBER.sub("", name).removeprefix("cpp_fused").removeprefix("_")
     rest = _CONVERSIONS.sub("", ops).strip("_")
     integer = not _FLOATS.intersection((*inputs, *outputs))
@@ -149,13 +182,13 @@ def _cpp_kernel(name: str, pointers: tuple[_Pointer, ...]) -> Kernel:
     )
 
 
-def _pointers(types: str) -> tuple[_Pointer, ...]:
+def pointers_of(parameters: str) -> tuple[Pointer, ...]:
     """Return the buffers that a C++ kernel takes, in order, without the sizes that follow."""
-    entries = (entry.strip().strip("'\"") for entry in types.split(","))
-    return tuple(
-        _Pointer(
-            _C_TYPES.get(kind := entry.removeprefix("const").rstrip("*").strip(), kind), not entry.startswith("const")
-        )
-        for entry in entries
-        if entry.endswith("*")
-    )
+    found = []
+    for parameter in parameters.split(","):
+        kind, star, name = parameter.strip().rpartition("*")
+        if star:
+            plain = kind.removeprefix("const").strip()
+            in_place = name.strip().startswith("in_out_ptr")
+            found.append(Pointer(_C_TYPES.get(plain, plain), kind.startswith("const") or in_place, "const" not in kind))
+    return tuple(found)

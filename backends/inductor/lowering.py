@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,14 @@ from torch.fx import GraphModule
 from quantizer_sdk.backend import Boundary, boundary_of, copy_without_guards, quiet_logs, strip_boundary
 from quantizer_sdk.backends.inductor.compiling import Compiled, compile_graph, flatten_outputs, reporting
 from quantizer_sdk.backends.inductor.gemms import Gemm
-from quantizer_sdk.backends.inductor.kernels import count_integer_products, decode_kernels
+from quantizer_sdk.backends.inductor.inputs import describe_inputs
+from quantizer_sdk.backends.inductor.kernels import count_integer_products
 from quantizer_sdk.backends.inductor.normal_form import to_normal_form
-from quantizer_sdk.backends.inductor.program import NOT_MATCHED, InductorProgram
+from quantizer_sdk.backends.inductor.packaging import PackagedProgram, load_inductor
+from quantizer_sdk.backends.inductor.program import InductorProgram
 from quantizer_sdk.errors import LoweringError
 
-__all__ = ["lower_inductor", "lower_unoptimized"]
+__all__ = ["lower_inductor", "lower_unoptimized", "package_inductor"]
 
 
 def lower_inductor(
@@ -55,21 +58,9 @@ def lower_inductor(
     gemms = to_normal_form(clone)
     flatten_outputs(clone)
 
-    def compiled_for(arguments: Sequence[torch.Tensor]) -> Compiled:
-        return _compiled(clone, arguments, dynamic_shapes, autocast=autocast)
-
-    compiled = compiled_for(inputs)
-    _check(compiled, gemms, min_fused)
-    return InductorProgram(
-        compiled,
-        compiled_for,
-        clone,
-        inputs,
-        dynamic_shapes=dynamic_shapes,
-        boundary=boundary,
-        gemms=gemms,
-        autocast=autocast,
-    )
+    program = _program(clone, inputs, dynamic_shapes, boundary, gemms, autocast=autocast)
+    _check(program, gemms, min_fused)
+    return program
 
 
 def lower_unoptimized(
@@ -87,19 +78,43 @@ def lower_unoptimized(
     clone, inputs, boundary = _copied(model, inputs, integer_io=integer_io)
     flatten_outputs(clone)
 
-    def compiled_for(arguments: Sequence[torch.Tensor]) -> Compiled:
-        return _compiled(clone, arguments, dynamic_shapes, optimize=False)
+    return _program(clone, inputs, dynamic_shapes, boundary, (), optimize=False)
 
-    return InductorProgram(
-        compiled_for(inputs),
-        compiled_for,
-        clone,
-        inputs,
+
+def package_inductor(
+    model: GraphModule,
+    example_inputs: Sequence[torch.Tensor],
+    path: str | Path,
+    *,
+    dynamic_shapes: Any = None,
+    integer_io: bool = False,
+    min_fused: int | None = None,
+    autocast: torch.dtype | None = None,
+) -> PackagedProgram:
+    """Lower a model and compile it ahead of time into a file; the other arguments and errors are `lower_inductor`'s.
+
+    Args:
+        model: As for `lower_inductor`.
+        example_inputs: As for `lower_inductor`.
+        path: The file; its name ends in .pt2.
+        dynamic_shapes: As for `lower_inductor`.
+        integer_io: As for `lower_inductor`.
+        min_fused: As for `lower_inductor`.
+        autocast: As for `lower_inductor`.
+
+    Returns:
+        The program that the file holds, loaded from it.
+    """
+    program = lower_inductor(
+        model,
+        example_inputs,
         dynamic_shapes=dynamic_shapes,
-        boundary=boundary,
-        gemms=(),
-        autocast=None,
+        integer_io=integer_io,
+        min_fused=min_fused,
+        autocast=autocast,
     )
+    program.save(path)
+    return load_inductor(path)
 
 
 def _copied(
@@ -112,29 +127,68 @@ def _copied(
     return copy_without_guards(model), inputs, boundary.as_float()
 
 
-def _compiled(model: GraphModule, inputs: Sequence[torch.Tensor], dynamic_shapes: Any, **options: Any) -> Compiled:
-    """Compile a copy, for the compiler changes what it is given, and this one is needed again."""
+def _program(
+    model: GraphModule,
+    inputs: tuple[torch.Tensor, ...],
+    dynamic_shapes: Any,
+    boundary: Boundary,
+    gemms: tuple[Gemm, ...],
+    *,
+    optimize: bool = True,
+    autocast: torch.dtype | None = None,
+) -> InductorProgram:
+    """Compile a graph with flat arguments and results."""
+    exported = _exported(model, inputs, dynamic_shapes)
+    takes = describe_inputs(inputs, exported)
+
+    def compiled_for(arguments: Sequence[torch.Tensor], opened: torch.export.ExportedProgram | None) -> Compiled:
+        if opened is None:
+            return compile_graph(copy_without_guards(model), arguments, optimize=optimize, autocast=autocast)
+        return _compiled(opened, optimize=optimize, autocast=autocast)
+
+    def again(arguments: Sequence[torch.Tensor]) -> Compiled:
+        # torch takes a size of 0 or 1 for a constant, so such are compiled for as they are.
+        constant = any(spec.has_constant(tensor) for spec, tensor in zip(takes, arguments, strict=True))
+        return compiled_for(arguments, None if constant else _exported(model, arguments, dynamic_shapes))
+
+    compiled = compiled_for(inputs, exported)
+    return InductorProgram(
+        compiled,
+        again,
+        model,
+        inputs,
+        dynamic_shapes=dynamic_shapes,
+        takes=takes,
+        boundary=boundary,
+        gemms=gemms,
+        autocast=autocast,
+    )
+
+
+def _exported(
+    model: GraphModule, inputs: Sequence[torch.Tensor], dynamic_shapes: Any
+) -> torch.export.ExportedProgram | None:
+    """Export a graph anew where sizes are dynamic; else it can be compiled as it is, which is faster."""
     if dynamic_shapes is None:
-        return compile_graph(copy_without_guards(model), inputs, **options)
-    with reporting("export the model"), quiet_logs("torch.export"):
-        exported = torch.export.export(model, tuple(inputs), dynamic_shapes=dynamic_shapes)
-        opened = exported.module(check_guards=False)
+        return None
+    with reporting("export the model"), quiet_logs("torch"):
+        return torch.export.export(model, tuple(inputs), dynamic_shapes=dynamic_shapes)
+
+
+def _compiled(exported: torch.export.ExportedProgram, **options: Any) -> Compiled:
+    opened = exported.module(check_guards=False)
     assert isinstance(opened, GraphModule)
     flatten_outputs(opened)
     return compile_graph(opened, [node.meta["val"] for node in opened.graph.find_nodes(op="placeholder")], **options)
 
 
-def _check(compiled: Compiled, gemms: tuple[Gemm, ...], min_fused: int | None) -> None:
+def _check(program: InductorProgram, gemms: tuple[Gemm, ...], min_fused: int | None) -> None:
     """Compare the integer kernels in the generated code with what is asked for."""
-    possible = [gemm for gemm in gemms if gemm.obstacle is None]
-    floor = len(possible) if min_fused is None else min_fused
-    found = count_integer_products(decode_kernels(compiled.findings.source))
-    if found >= floor:
-        return
-    left = [gemm for gemm in gemms if gemm.name not in compiled.findings.fused]
-    reasons = "; ".join(gemm.describe(gemm.obstacle or NOT_MATCHED) for gemm in left)
-    raise LoweringError(
-        f"inductor made {found} integer kernels of the {len(gemms)} convolutions and linears with quantized weights; "
-        f"at least {floor} are asked for. In float: {reasons or 'none of them'}. Quantize what the reasons name, or "
-        f"lower with min_fused={found}"
-    )
+    floor = sum(gemm.obstacle is None for gemm in gemms) if min_fused is None else min_fused
+    found = count_integer_products(program.kernels())
+    if found < floor:
+        raise LoweringError(
+            f"inductor made {found} integer kernels of the {len(gemms)} convolutions and linears with quantized "
+            f"weights; at least {floor} are asked for. In float: {'; '.join(program.floats) or 'none of them'}. "
+            f"Quantize what the reasons name, or lower with min_fused={found}"
+        )

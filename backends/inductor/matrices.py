@@ -1,7 +1,7 @@
 """Linears of one vector as linears of a matrix with one row, which inductor has integer kernels for.
 
-Requires a copy of the user's model whose dequantizes have one user each. Ensures: no linear has a dequantized activation
-of one dimension.
+Requires a copy of the user's model whose dequantizes have one user each. Ensures: no linear has a dequantized
+activation of one dimension.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import torch
 from torch.fx import GraphModule
 
 from quantizer_sdk.backend import give_each_call_its_weight
+from quantizer_sdk.backends.inductor.equal_pools import requantize_pools
 from quantizer_sdk.backends.inductor.float_weights import to_float_weights
 from quantizer_sdk.backends.inductor.gemms import Gemm, find_gemms
 from quantizer_sdk.backends.inductor.marks import mark
@@ -37,6 +38,7 @@ def to_normal_form(model: GraphModule) -> tuple[Gemm, ...]:
     to_unsigned_activations(model)
     to_full_ranges(model)
     to_channel_weights(model)
+    requantize_pools(model)
     give_each_call_its_weight(model, _WEIGHT_SECOND)  # equal dequantizes are made one again, of which none is fused
     give_each_use_its_dequantize(model)
     dequantize_late(model)

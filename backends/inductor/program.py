@@ -13,17 +13,21 @@ from quantizer_sdk import LoweringReport, lowering_report
 from quantizer_sdk.backend import Boundary, BoundaryQParams, Delegation, Kernel
 from quantizer_sdk.backends.inductor.compiling import Compiled, reporting
 from quantizer_sdk.backends.inductor.gemms import Gemm
-from quantizer_sdk.backends.inductor.kernels import decode_kernels, delegation_of
+from quantizer_sdk.backends.inductor.inputs import InputSpec, checked
+from quantizer_sdk.backends.inductor.kernels import count_integer_products, decode_kernels, delegation_of
 from quantizer_sdk.backends.inductor.packaging import write_package
-from quantizer_sdk.errors import LoweringError
 
-__all__ = ["InductorProgram", "checked"]
+__all__ = ["NOT_MATCHED", "InductorProgram"]
+
+NOT_MATCHED = "none of inductor's patterns took it"
+"""Why a product computes in float that has no obstacle that we know of."""
 
 
 class InductorProgram:
     """A compiled program. Its weights are packed; those that it was made of are kept beside them for `save`.
 
     Attributes:
+        inputs: What it takes.
         boundary: The qparams of inputs and outputs that are tensors of codes.
         floats: The products with a quantized weight that compute in float, each with the reason.
     """
@@ -36,10 +40,12 @@ class InductorProgram:
         example_inputs: Sequence[torch.Tensor],
         *,
         dynamic_shapes: Any,
+        takes: tuple[InputSpec, ...],
         boundary: Boundary,
         gemms: tuple[Gemm, ...],
         autocast: torch.dtype | None,
     ) -> None:
+        self.inputs = takes
         self.boundary = boundary
         fused = compiled.findings.fused
         left = [gemm for gemm in gemms if gemm.name not in fused]
@@ -65,7 +71,7 @@ class InductorProgram:
         Raises:
             LoweringError: These inputs do not fit.
         """
-        arguments = checked(inputs, self._examples, self._dynamic_shapes is not None)
+        arguments = checked(inputs, self.inputs)
         with reporting("run"), torch.no_grad():
             return tuple(self._for(arguments).call(*arguments))
 
@@ -76,12 +82,8 @@ class InductorProgram:
         for compiled in self._compiled:
             if compiled.accepts(arguments):
                 return compiled
-        compiled = self._again(arguments)
-        if not compiled.accepts(arguments):
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in arguments)
-            raise LoweringError(f"inputs of shapes {shapes} are outside of the dynamic shapes {self._dynamic_shapes}")
-        self._compiled.append(compiled)
-        return compiled
+        self._compiled.append(self._again(arguments))
+        return self._compiled[-1]
 
     def kernels(self) -> tuple[Kernel, ...]:
         """Return the kernels that the generated code calls, in order."""
@@ -125,25 +127,12 @@ class InductorProgram:
         Raises:
             LoweringError: Inductor cannot compile the package.
         """
-        write_package(self._model, self._examples, path, dynamic_shapes=self._dynamic_shapes, autocast=self._autocast)
-
-
-NOT_MATCHED = "none of inductor's patterns took it"
-
-
-def checked(
-    inputs: Sequence[torch.Tensor], examples: Sequence[torch.Tensor], dynamic: bool
-) -> tuple[torch.Tensor, ...]:
-    """Return the tensors in the memory format that was compiled for.
-
-    Raises:
-        LoweringError: Their number, dtype or shape is not that of the examples.
-    """
-    if len(inputs) != len(examples):
-        raise LoweringError(f"the program takes {len(examples)} inputs; got {len(inputs)}")
-    for place, (tensor, example) in enumerate(zip(inputs, examples, strict=True)):
-        same_shape = tensor.dim() == example.dim() if dynamic else tensor.shape == example.shape
-        if tensor.dtype != example.dtype or not same_shape:
-            found, wanted = (f"{entry.dtype} {tuple(entry.shape)}" for entry in (tensor, example))
-            raise LoweringError(f"input {place} is {found}; the program was lowered for {wanted}")
-    return tuple(tensor.detach().contiguous() for tensor in inputs)
+        write_package(
+            self._model,
+            self._examples,
+            path,
+            dynamic_shapes=self._dynamic_shapes,
+            boundary=self.boundary,
+            autocast=self._autocast,
+            at_least=count_integer_products(self.kernels()),
+        )
