@@ -80,6 +80,8 @@ class Reasons:
                 if self._is_constant(value):
                     return f"its operand {value.name} is a float constant: quantize it too"
                 return f"its input {value.name} is a float input of the model: put QuantizeLinear, DequantizeLinear behind"
+            if producer.op_type == "Cast" and (summed := _integer_product(producer)):
+                return f"it scales the sums of {summed.op_type} {summed.name}, whose result is float: quantize that"
             if producer.op_type != _DEQUANTIZE:
                 return f"its input comes from {producer.op_type} {producer.name} in float: quantize that result"
             codes = self._codes(producer)
@@ -139,3 +141,10 @@ class Reasons:
 
     def _is_constant(self, value: ir.Value) -> bool:
         return value in self._constants or value.const_value is not None
+
+
+def _integer_product(cast: ir.Node) -> ir.Node | None:
+    """Return the product of integers whose sums are turned to float."""
+    value = cast.inputs[0]
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type in {"MatMulInteger", "ConvInteger"} else None

@@ -178,6 +178,6 @@ def _inspected(node: ir.Node, kernel: Kernel, reasons: Reasons, origins: dict[st
 def _state(kernel: Kernel, computes: bool) -> State:
     if kernel.conversion:
         return State.CONVERT
-    if not computes:
+    if not computes or all(kind == "int64" for kind in (*kernel.inputs, *kernel.outputs)):
         return State.MOVE
     return State.INTEGER if kernel.integer or multiplies_integers(kernel) else State.FLOAT
