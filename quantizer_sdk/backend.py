@@ -36,6 +36,7 @@ __all__ = [
     "BoundaryQParams",
     "Delegation",
     "Executable",
+    "FileReport",
     "Kernel",
     "Lower",
     "RatioLimit",
@@ -50,6 +51,7 @@ __all__ = [
     "detach_run_time_weights",
     "excessive_requantization",
     "find_backend",
+    "inspect_file",
     "give_each_call_its_weight",
     "module_path",
     "quantize_padding",
@@ -196,6 +198,14 @@ class Runner:
     script: str | Callable[[GraphModule, Sequence[torch.Tensor]], str] | None = None
 
 
+class FileReport(Protocol):
+    """What a runtime makes of a file, as text by `str` and as JSON."""
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One target, as data: what its entry point in the group `quantizer_sdk.backends` names.
@@ -210,6 +220,8 @@ class Backend:
         peer_quantize: Quantizes an exported model with another quantizer for the same runtime, to compare with.
         parts: Where one quantizer serves several runtimes, a backend for each: with its quantizer, runner, profile and
             configurations, whose names no other part has. The suite judges each part's cases by that part.
+        inspectors: What says of a lowered program's file, by the suffix of its name such as ".onnx", which of its ops
+            the runtime computes on integers and why not the others; `quantizer-sdk inspect` calls it.
     """
 
     name: str
@@ -219,6 +231,7 @@ class Backend:
     peer_quantize: Callable[[GraphModule, Iterable[torch.Tensor]], GraphModule] | None = None
     configurations: Mapping[str, Callable[[], Quantizer]] = field(default_factory=dict, hash=False)
     parts: tuple[Backend, ...] = ()
+    inspectors: Mapping[str, Callable[[Path], FileReport]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         names = [scheme for part in self.parts for scheme in part.schemes()]
@@ -289,4 +302,23 @@ def find_backend(name: str) -> Backend:
                 raise BackendError(message)
             return backend
     message = f"no backend {name!r}; installed: {', '.join(backend_names()) or 'none'}"
+    raise BackendError(message)
+
+
+def inspect_file(path: Path) -> FileReport:
+    """Say what a runtime makes of a lowered program's file: by the installed backend that knows files of its suffix.
+
+    Raises:
+        BackendError: No installed backend does.
+        LoweringError: The runtime cannot load the file.
+        MissingDependencyError: The backend's runtime is not installed.
+    """
+    known: set[str] = set()
+    for name in backend_names():
+        backend = find_backend(name)
+        for part in (backend, *backend.parts):
+            if path.suffix in part.inspectors:
+                return part.inspectors[path.suffix](path)
+            known.update(part.inspectors)
+    message = f"no installed backend inspects {path.name}; files of these kinds: {', '.join(sorted(known)) or 'none'}"
     raise BackendError(message)

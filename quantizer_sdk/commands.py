@@ -107,6 +107,20 @@ def explain(
         typer.echo(explanation.to_json() if as_json else str(explanation))
 
 
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A lowered program, such as model.onnx, of any producer.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say of each op of a program's file whether the runtime computes it on integers, and else why not."""
+    with readable_errors():
+        from quantizer_sdk.backend import inspect_file
+
+        report = inspect_file(path)
+        typer.echo(report.to_json() if as_json else str(report))
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)

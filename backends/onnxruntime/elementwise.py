@@ -22,6 +22,7 @@ __all__ = [
     "compare",
     "elu",
     "floor_divide",
+    "fmod",
     "glu",
     "hardsigmoid",
     "log1p",
@@ -84,6 +85,12 @@ def remainder(call: Call) -> ir.Value:
         return call.emit("Mod", *operands)
     whole = call.emit("Floor", call.emit("Div", *operands))
     return call.emit("Sub", operands[0], call.emit("Mul", whole, operands[1]))
+
+
+def fmod(call: Call) -> ir.Value:
+    """The rest with the dividend's sign."""
+    dtype = call.example().dtype
+    return call.emit("Mod", *(call.value(call.args[name], dtype) for name in ("self", "other")), fmod=1)
 
 
 def power(call: Call) -> ir.Value:

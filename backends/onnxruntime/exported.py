@@ -98,11 +98,20 @@ def _decomposed_program(program: ExportedProgram, translated: Container[Any]) ->
     """Decompose the ops without a translation, and the ops that these become."""
     table = default_decompositions()
     for _ in range(_ROUNDS):
-        chosen = {target: table[target] for target in _targets(program) if target not in translated and target in table}
+        foreign = [target for target in _targets(program) if target not in translated]
+        chosen = {target: table[target] if target in table else target.decompose for target in foreign if _decomposes(target, table)}
         if not chosen:
             break
         program = program.run_decompositions(chosen)
     return program
+
+
+def _decomposes(target: torch._ops.OpOverload, table: Container[Any]) -> bool:
+    """Whether torch can express an op by others: in its table, or as all backends compute it."""
+    if target.namespace not in {"aten", "prims"}:
+        return False
+    implicit = torch._C.DispatchKey.CompositeImplicitAutograd
+    return target in table or target.has_kernel_for_dispatch_key(implicit)
 
 
 def _targets(program: ExportedProgram) -> set[Any]:

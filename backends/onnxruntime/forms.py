@@ -13,7 +13,7 @@ from torch.fx import Graph, Node
 
 from quantizer_sdk.backends.onnxruntime.exported import arguments
 
-__all__ = ["clamp_codes", "drop_axes_of_codes", "flatten_codes", "reshape_target"]
+__all__ = ["clamp_codes", "drop_axes_of_codes", "flatten_codes", "quantize_early", "reshape_target"]
 
 aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -23,6 +23,35 @@ _BOUND_NAMES: dict[Any, tuple[str, str]] = {
     aten.hardtanh.default: ("min_val", "max_val"),
     **dict.fromkeys((aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default), ("min", "max")),
 }
+
+
+_MOVES: frozenset[Any] = frozenset(
+    {
+        *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints),
+        *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.unflatten.int),
+        *(aten.permute.default, aten.transpose.int, aten.t.default, aten.contiguous.default, aten.clone.default),
+        *(aten.max_pool1d.default, aten.max_pool2d.default, aten.slice.Tensor, aten.select.int, aten.expand.default),
+    }
+)
+"""What gives the same codes in whatever order with a quantize."""
+
+
+def quantize_early(graph: Graph) -> None:
+    """Quantize before what only moves elements, or takes the largest: the kernel in front of that then gives codes."""
+    for quantize in graph.find_nodes(op="call_function", target=_QUANTIZE):
+        move = quantize.args[0]
+        while move.target in _MOVES and len(move.users) == 1:
+            operand = move.args[0]
+            if operand.op != "call_function" or operand.target is _DEQUANTIZE:
+                break
+            with graph.inserting_before(move):
+                early = graph.call_function(_QUANTIZE, (operand, *quantize.args[1:]))
+            early.meta = {**operand.meta, "val": operand.meta["val"].to(quantize.meta["val"].dtype)}
+            move.replace_input_with(operand, early)
+            move.meta["val"] = quantize.meta["val"]
+            quantize.replace_all_uses_with(move)
+            graph.erase_node(quantize)
+            quantize, move = early, operand
 
 
 def clamp_codes(graph: Graph) -> None:
@@ -74,18 +103,19 @@ def drop_axes_of_codes(graph: Graph) -> None:
 def flatten_codes(graph: Graph) -> None:
     """Let a linear compute on a matrix, as the kernel does: reshape the codes before and after it."""
     for linear in graph.find_nodes(op="call_function", target=aten.linear.default):
-        dequantize, quantize, shape = linear.args[0], _only_quantize(linear), reshape_target(linear)
-        if quantize is None or shape is None or dequantize.target is not _DEQUANTIZE or len(shape) == 2:
+        dequantize, quantize = linear.args[0], _only_quantize(linear)
+        if quantize is None or dequantize.target is not _DEQUANTIZE or linear.meta["val"].dim() == 2:
             continue
         codes, value, result = dequantize.args[0], dequantize.meta["val"], quantize.meta["val"]
+        shape: list[Any] = reshape_target(linear) or _sizes_of(graph, codes, linear)
         with graph.inserting_before(linear):
             rows = graph.call_function(aten.reshape.default, (codes, [-1, value.shape[-1]]))
             matrix = graph.call_function(_DEQUANTIZE, (rows, *dequantize.args[1:]), dict(dequantize.kwargs))
         matrix.meta["val"] = value.reshape(-1, value.shape[-1])
         rows.meta["val"] = codes.meta["val"].reshape(-1, value.shape[-1])
         linear.replace_input_with(dequantize, matrix)
-        linear.meta["val"] = linear.meta["val"].reshape(-1, shape[-1])
-        quantize.meta["val"] = result.reshape(-1, shape[-1])
+        linear.meta["val"] = linear.meta["val"].reshape(-1, result.shape[-1])
+        quantize.meta["val"] = result.reshape(-1, result.shape[-1])
         _reshape_after(graph, quantize, shape, result)
 
 
@@ -95,13 +125,27 @@ def reshape_target(node: Node) -> list[int] | None:
     return shape if shape.count(-1) <= 1 else None
 
 
+def _sizes_of(graph: Graph, codes: Node, linear: Node) -> list[Any]:
+    """Return the sizes of a linear's result: those of its operand, but for the last."""
+    sizes: list[Any] = []
+    with graph.inserting_before(linear):
+        for axis, size in enumerate(codes.meta["val"].shape[:-1]):
+            if isinstance(size, int):
+                sizes.append(size)
+                continue
+            node = graph.call_function(aten.sym_size.int, (codes, axis))
+            node.meta["val"] = size
+            sizes.append(node)
+    return [*sizes, linear.meta["val"].shape[-1]]
+
+
 def _only_quantize(node: Node) -> Node | None:
     """Return the quantize that is a node's only user, if it is."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target is _QUANTIZE else None
 
 
-def _reshape_after(graph: Graph, quantize: Node, shape: list[int], value: Any) -> None:
+def _reshape_after(graph: Graph, quantize: Node, shape: list[Any], value: Any) -> None:
     """Reshape the codes that a quantize gives; `value` is what they were for its users."""
     with graph.inserting_after(quantize):
         reshape = graph.call_function(aten.reshape.default, (quantize, shape))

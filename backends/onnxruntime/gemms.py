@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quantizer_sdk.backends.onnxruntime.onnx_graph import CONTRIB
-from quantizer_sdk.backends.onnxruntime.operands import Activation, Weight, activation_of, gives_codes, weight_of
+from quantizer_sdk.backends.onnxruntime.operands import Activation, Weight, activation_of, bias_of, gives_codes, weight_of
 from quantizer_sdk.backends.onnxruntime.packed_weights import packed_product
 from quantizer_sdk.backends.onnxruntime.qdq_nodes import DEQUANTIZE
 
@@ -80,8 +80,7 @@ def _to_float(call: Call, x: Activation, weight: Weight, columns: torch.Tensor, 
     """MatMulIntegerToFloat: f32(sum) * f32(sx * sw) + bias."""
     zero = None if weight.zero_point is None else call.constant("weight_zero_point", weight.zero_point)
     operands = (x.codes, call.constant("weight", columns), x.scale, call.constant("weight_scale", weight.scale))
-    added = None if bias is None else call.value(bias)
-    return call.emit(f"{CONTRIB}::MatMulIntegerToFloat", *operands, x.zero_point, zero, added)
+    return call.emit(f"{CONTRIB}::MatMulIntegerToFloat", *operands, x.zero_point, zero, bias_of(call, bias))
 
 
 def _by_parts(call: Call, x: Activation, weight: Weight, columns: torch.Tensor, bias: Any) -> ir.Value:
@@ -97,4 +96,4 @@ def _by_parts(call: Call, x: Activation, weight: Weight, columns: torch.Tensor, 
         product = call.emit("Mul", call.emit("Mul", real, x.scale), scale)
     else:
         product = call.emit("Mul", real, call.emit("Mul", x.scale, scale))
-    return product if bias is None else call.emit("Add", product, call.value(bias))
+    return product if bias is None else call.emit("Add", product, bias_of(call, bias))

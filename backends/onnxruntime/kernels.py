@@ -11,7 +11,7 @@ from quantizer_sdk.backends.onnxruntime.onnx_graph import importing
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["decode_kernels", "delegation_of"]
+__all__ = ["decode_graph", "decode_kernels", "delegation_of", "multiplies_integers"]
 
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # The operands of integer kernels that are tensors of the model: all others are scales and zero points.
@@ -52,6 +52,8 @@ _RESULT = {
 _GEMMS = frozenset({"QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "ConvInteger"})
 _FLOAT_RESULTS = frozenset({"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _INT32_RESULTS = frozenset({"MatMulInteger", "ConvInteger"})
+_EIGHT_BITS = frozenset({"int8", "uint8"})
+_TRUTH_RESULTS = frozenset({"And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "IsNaN"})
 # Operands after the first that say how to move data, such as a shape.
 _MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Slice", "Squeeze", "Unsqueeze", "Gather"})
 
@@ -73,8 +75,7 @@ def decode_kernels(optimized: bytes) -> tuple[Kernel, ...]:
         import onnx_ir
 
     graph = onnx_ir.from_proto(onnx.ModelProto.FromString(optimized)).graph
-    types: dict[ir.Value, str] = {}
-    return tuple(_kernels(graph, types))
+    return tuple(kernel for _, kernel in decode_graph(graph))
 
 
 def delegation_of(kernels: Sequence[Kernel]) -> Delegation:
@@ -84,20 +85,30 @@ def delegation_of(kernels: Sequence[Kernel]) -> Delegation:
     return Delegation(subgraphs=1, delegated=sum(taken), non_delegated=floats)
 
 
-def _kernels(graph: ir.Graph, types: dict[ir.Value, str]) -> Iterator[Kernel]:
-    """Yield the nodes; the runtime's file has types for inputs, constants and outputs only, so the rest is derived."""
+def multiplies_integers(kernel: Kernel) -> bool:
+    """Whether a kernel multiplies integers, even where its result is float."""
+    return kernel.name in _GEMMS and any(kind in _EIGHT_BITS for kind in kernel.inputs)
+
+
+def decode_graph(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kernel]]:
+    """Yield the nodes of an optimized graph, each with what it computes on.
+
+    The runtime's file has types for inputs, constants and outputs only, so the rest is derived.
+    """
+    types: dict[ir.Value, str] = {}
     for node in graph:
         inputs = tuple(_type(types, value) for value in _operands(node))
         outputs = tuple(_result_type(types, node) for _ in node.outputs)
         types.update(zip(node.outputs, outputs, strict=True))
         conversion = node.op_type in _CONVERSIONS
-        yield Kernel(
+        kernel = Kernel(
             name=node.op_type,
             inputs=inputs,
             outputs=outputs,
             integer=not conversion and all(kind.startswith(("int", "uint")) for kind in (*inputs, *outputs)),
             conversion=conversion,
         )
+        yield node, kernel
 
 
 def _operands(node: ir.Node) -> list[ir.Value]:
@@ -114,11 +125,19 @@ def _operands(node: ir.Node) -> list[ir.Value]:
 
 def _result_type(types: dict[ir.Value, str], node: ir.Node) -> str:
     """Return the type of a node's result: that of its zero point, or what the operator fixes, or its operand's."""
+    from onnx_ir import DataType
+
     if node.op_type in _FLOAT_RESULTS:
         return "float"
     if node.op_type in _INT32_RESULTS:
         return "int32"
-    place = _RESULT.get(node.op_type, 0)
+    if node.op_type == "Cast":
+        return DataType(node.attributes["to"].as_int()).name.lower()
+    if node.op_type in _TRUTH_RESULTS:
+        return "bool"
+    if node.op_type == "Shape":
+        return "int64"
+    place = _RESULT.get(node.op_type, 1 if node.op_type == "Where" else 0)
     value = node.inputs[place] if place < len(node.inputs) else None
     return "float" if value is None else _type(types, value)
 

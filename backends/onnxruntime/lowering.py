@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,7 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.backends.onnxruntime.export import to_onnx
 from quantizer_sdk.backends.onnxruntime.onnx_graph import importing
-from quantizer_sdk.backends.onnxruntime.runtime import ORTProgram
-from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
+from quantizer_sdk.backends.onnxruntime.runtime import ORTProgram, recommended
 from quantizer_sdk.backends.onnxruntime.session import SessionSettings
 
 __all__ = ["lower", "lower_unoptimized", "to_onnx"]
@@ -48,10 +46,7 @@ def lower(
         import onnxruntime  # noqa: F401  asked for here, so that its absence is told before the work begins
 
     buffer = to_onnx(model, example_inputs, dynamic_shapes=dynamic_shapes, integer_io=integer_io)
-    settings = SessionSettings() if settings is None else settings
-    if settings.exact_sums is None:
-        settings = dataclasses.replace(settings, exact_sums=sums_saturate())
-    return ORTProgram(buffer, settings)
+    return ORTProgram(buffer, recommended(settings))
 
 
 def lower_unoptimized(

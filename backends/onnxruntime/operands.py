@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from quantizer_sdk.backends.onnxruntime.call import Call
 
-__all__ = ["Activation", "Weight", "activation_of", "gives_codes", "weight_of"]
+__all__ = ["Activation", "Weight", "activation_of", "bias_of", "gives_codes", "weight_of"]
 
 qd = torch.ops.quantized_decomposed
 
@@ -84,6 +84,19 @@ def weight_of(call: Call, node: Any, axis: int) -> Weight | None:
             return None
         scale, zero = scales.to(torch.float32), torch.zeros_like(scales) if zeros is None else zeros
     return Weight(codes=codes, scale=scale, zero_point=zero.to(codes.dtype) if bool(zero.any()) else None)
+
+
+def bias_of(call: Call, node: Any) -> ir.Value | None:
+    """Return a bias as floats that are stored; None where there is none."""
+    if node is None:
+        return None
+    if node.target in {DEQUANTIZE, _DEQUANTIZE_CHANNELS}:
+        named = arguments(node)
+        codes, scale = call.stored(named["input"]), named.get("scale", named.get("scales"))
+        scale = torch.tensor(scale, dtype=torch.float32) if isinstance(scale, float) else call.stored(scale)
+        if codes is not None and codes.dtype is torch.int32 and scale is not None:
+            return call.constant("bias", codes.to(torch.float32) * scale.to(torch.float32))
+    return call.value(node)
 
 
 def activation_of(call: Call, node: Any) -> Activation | None:

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from quantizer_sdk.backends.onnxruntime.exported import arguments
 from quantizer_sdk.backends.onnxruntime.onnx_graph import CONTRIB
-from quantizer_sdk.backends.onnxruntime.operands import weight_of
+from quantizer_sdk.backends.onnxruntime.operands import bias_of, weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -88,7 +88,7 @@ def _n_bits(
         call.constant("weight_scale", scales.contiguous()),
         None if points is None else call.constant("weight_zero_point", points),
         None,
-        None if bias is None else call.value(bias),
+        bias_of(call, bias),
     )
     attributes = {"K": depth, "N": rows, "bits": bits, "block_size": block, "accuracy_level": 0}
     return call.emit(f"{CONTRIB}::MatMulNBits", *operands, **attributes)
@@ -113,4 +113,4 @@ def _blocked(
     scale = call.constant("weight_scale", scales.t())
     weight = call.emit("DequantizeLinear", stored, scale, axis=0, block_size=block)
     product = call.emit("MatMul", call.value(x), weight)
-    return product if bias is None else call.emit("Add", product, call.value(bias))
+    return product if bias is None else call.emit("Add", product, bias_of(call, bias))

@@ -44,7 +44,7 @@ def dequantize(call: Call) -> ir.Value:
         raise call.refuse(f"codes of {call.args['dtype']}; expected torch.int32 or at most 16 bits")
     if call.args["dtype"] in _SIXTEEN_BITS:
         call.graph.require_opset(21)
-    axis, scale, zero_point = _qparams(call)
+    axis, scale, zero_point = _qparams(call, leave_out=True)
     real = call.emit("DequantizeLinear", call.value(call.args["input"]), scale, zero_point, axis=axis)
     wanted = call.args["out_dtype"]
     return real if wanted in (None, torch.float32) else call.cast(real, wanted)
@@ -92,8 +92,11 @@ def _clipped(call: Call, codes: ir.Value, dtype: torch.dtype) -> ir.Value:
     return call.emit("Clip", codes, *(call.scalar(end, dtype) for end in ends))
 
 
-def _qparams(call: Call) -> tuple[int | None, ir.Value, ir.Value]:
-    """Return axis, scale and zero point: a vector each along an axis, else scalars."""
+def _qparams(call: Call, *, leave_out: bool = False) -> tuple[int | None, ir.Value, ir.Value | None]:
+    """Return axis, scale and zero point: a vector each along an axis, else scalars.
+
+    Stored zero points along an axis are left out, if they may be, where all are 0.
+    """
     axis, dtype = call.args.get("axis"), call.args["dtype"]
     if axis is None:
         _require_positive(call, call.args["scale"])
@@ -104,8 +107,11 @@ def _qparams(call: Call) -> tuple[int | None, ir.Value, ir.Value]:
     scale = call.value(scales, torch.float32) if stored is None else call.constant("scale", stored.to(torch.float32))
     if zeros is None:
         size = call.example(scales).shape
-        return axis, scale, call.constant("zero_point", torch.zeros([int(part) for part in size], dtype=dtype))
+        zero = None if leave_out else call.constant("zero_point", torch.zeros([int(part) for part in size], dtype=dtype))
+        return axis, scale, zero
     stored = call.stored(zeros)
+    if leave_out and stored is not None and not bool(stored.any()):
+        return axis, scale, None
     zero_point = call.value(zeros, dtype) if stored is None else call.constant("zero_point", stored.to(dtype))
     return axis, scale, zero_point
 

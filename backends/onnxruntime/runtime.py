@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from quantizer_sdk.backends.onnxruntime.kernels import decode_kernels, delegation_of
 from quantizer_sdk.backends.onnxruntime.onnx_graph import importing
+from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
 from quantizer_sdk.backends.onnxruntime.session import OPTIMIZED, SessionSettings, open_session
 from quantizer_sdk.errors import LoweringError
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from quantizer_sdk.backend import Delegation, Kernel
 
-__all__ = ["ORTProgram", "reporting", "to_arrays"]
+__all__ = ["ORTProgram", "load_onnx", "read_model", "recommended", "reporting", "run_onnx", "to_arrays"]
 
 
 class ORTProgram:
@@ -90,6 +92,62 @@ class ORTProgram:
     def _open(self, optimized: Path | None = None) -> Any:
         with importing(), reporting("load the program"):
             return open_session(self.buffer, self.settings, optimized)
+
+
+def load_onnx(model: str | Path | bytes, settings: SessionSettings | None = None) -> ORTProgram:
+    """Return any ONNX model as a program that runs with the recommended session options.
+
+    Args:
+        model: The path of a file without external data, or its bytes.
+        settings: How the session is set up; None takes the recommended `SessionSettings()`.
+
+    Raises:
+        LoweringError: The file cannot be read.
+    """
+    return ORTProgram(read_model(model), recommended(settings))
+
+
+def run_onnx(
+    model: str | Path | bytes, *inputs: torch.Tensor, settings: SessionSettings | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Run any ONNX model once, with the recommended session options. `load_onnx` gives what runs many times.
+
+    Args:
+        model: The path of a file, or its bytes.
+        *inputs: CPU tensors, one an input.
+        settings: How the session is set up; None takes the recommended `SessionSettings()`.
+
+    Returns:
+        The model's outputs.
+
+    Raises:
+        LoweringError: The file cannot be read, the runtime cannot load it, or it refuses these inputs.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    return load_onnx(model, settings).run(*inputs)
+
+
+def recommended(settings: SessionSettings | None = None) -> SessionSettings:
+    """Return settings with all decided that they leave to the machine; None takes the recommended ones."""
+    settings = SessionSettings() if settings is None else settings
+    if settings.exact_sums is not None:
+        return settings
+    with importing():
+        return dataclasses.replace(settings, exact_sums=sums_saturate())
+
+
+def read_model(model: str | Path | bytes) -> bytes:
+    """Return the bytes of a model that is given as a path or as they are.
+
+    Raises:
+        LoweringError: The file cannot be read.
+    """
+    if isinstance(model, bytes):
+        return model
+    try:
+        return Path(model).read_bytes()
+    except OSError as e:
+        raise LoweringError(f"cannot read {model}: {e.strerror}") from e
 
 
 def to_arrays(inputs: Sequence[torch.Tensor], count: int) -> list[np.ndarray[Any, Any]]:

@@ -46,7 +46,7 @@ class SessionSettings:
     threads: int = 1
 
 
-def open_session(model: bytes, settings: SessionSettings, optimized: str | Path | None = None) -> Any:
+def open_session(model: bytes | str, settings: SessionSettings, optimized: str | Path | None = None) -> Any:
     """Open a session on the CPU.
 
     Three of the runtime's optimizations are off, since they change numbers: it would quantize float weights between
@@ -54,7 +54,7 @@ def open_session(model: bytes, settings: SessionSettings, optimized: str | Path 
     activations of products by weights of few bits.
 
     Args:
-        model: The ONNX model.
+        model: The ONNX model, or the path of its file.
         settings: With `exact_sums` decided.
         optimized: Where to write the optimized graph; None for nowhere.
     """

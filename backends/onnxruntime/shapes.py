@@ -55,6 +55,8 @@ def reshape(call: Call) -> ir.Value:
     asked = call.args.get("size", call.args.get("shape"))
     if asked is None and "start_dim" in call.args:
         return _flatten(call, x)
+    if "sizes" in call.args:
+        return _unflatten(call, x)
     if asked is None or not any(isinstance(size, (int, Node)) for size in asked):
         raise call.refuse(f"a result of shape {tuple(call.example().shape)}; expected at most one dynamic size")
     return call.emit("Reshape", x, call.vector("shape", asked))
@@ -68,6 +70,16 @@ def _flatten(call: Call, x: ir.Value) -> ir.Value:
     if end + 1 < rank:
         parts.append(call.emit("Shape", x, start=end + 1, end=rank))
     return call.emit("Reshape", x, parts[0] if len(parts) == 1 else call.emit("Concat", *parts, axis=0))
+
+
+def _unflatten(call: Call, x: ir.Value) -> ir.Value:
+    rank = call.example(call.operand).dim()
+    axis = call.args["dim"] % rank
+    parts = [call.emit("Shape", x, start=0, end=axis)] if axis else []
+    parts.append(call.vector("sizes", call.args["sizes"]))
+    if axis + 1 < rank:
+        parts.append(call.emit("Shape", x, start=axis + 1, end=rank))
+    return call.emit("Reshape", x, call.emit("Concat", *parts, axis=0) if len(parts) > 1 else parts[0])
 
 
 def squeeze(call: Call) -> ir.Value:

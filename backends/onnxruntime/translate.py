@@ -14,7 +14,7 @@ from quantizer_sdk.backends.onnxruntime.biases import round_biases
 from quantizer_sdk.backends.onnxruntime.call import Call, Results
 from quantizer_sdk.backends.onnxruntime.dimensions import dimension_names
 from quantizer_sdk.backends.onnxruntime.exported import export_graph
-from quantizer_sdk.backends.onnxruntime.forms import clamp_codes, drop_axes_of_codes, flatten_codes
+from quantizer_sdk.backends.onnxruntime.forms import clamp_codes, drop_axes_of_codes, flatten_codes, quantize_early
 from quantizer_sdk.backends.onnxruntime.onnx_graph import OnnxGraph
 from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
 from quantizer_sdk.backends.onnxruntime.unsigned import use_unsigned_activations
@@ -51,6 +51,7 @@ def translate(
     """
     exported = export_graph(model, example_inputs, dynamic_shapes, TRANSLATIONS)
     use_unsigned_activations(exported)
+    quantize_early(exported.graph)
     clamp_codes(exported.graph)
     drop_axes_of_codes(exported.graph)
     flatten_codes(exported.graph)
@@ -65,7 +66,7 @@ def translate(
             values[node] = _translated(graph, node, values, exported.constants)
     outputs = []
     graph.origin = {}
-    for place, result in enumerate(exported.outputs):
+    for result in exported.outputs:
         value = values.get(result) if isinstance(result, Node) else None
         if result in exported.constants:
             value = graph.constant(result.name, exported.constants[result])
@@ -73,7 +74,6 @@ def translate(
             message = f"the model returns {result}; expected tensors that are computed from its inputs"
             raise LoweringError(message)
         outputs.append((value, _tensor_of(result)))
-        del place
     if output_names and len(output_names) != len(outputs):
         raise LoweringError(f"{len(output_names)} names were given for {len(outputs)} outputs")
     return graph.to_bytes(outputs, names, output_names)

@@ -139,6 +139,7 @@ _ELEMENTWISE: tuple[tuple[Translation, Sequence[Any]], ...] = (
     ),
     (elementwise.scalar_minus, (aten.rsub.Scalar, aten.rsub.Tensor)),
     (elementwise.floor_divide, (aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default)),
+    (elementwise.fmod, (aten.fmod.Tensor, aten.fmod.Scalar)),
     (elementwise.remainder, (aten.remainder.Tensor, aten.remainder.Scalar)),
     (elementwise.power, (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor, aten.pow.Scalar)),
     *_ops(

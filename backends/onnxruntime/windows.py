@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quantizer_sdk.backends.onnxruntime.operands import Activation, Weight, activation_of, gives_codes, weight_of
+from quantizer_sdk.backends.onnxruntime.operands import Activation, Weight, activation_of, bias_of, gives_codes, weight_of
 from quantizer_sdk.backends.onnxruntime.qdq_nodes import DEQUANTIZE
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from quantizer_sdk.backends.onnxruntime.call import Call
 
 __all__ = ["adaptive_average", "adaptive_max", "conv", "conv_transpose", "convolution", "pool"]
+
+
+_MIDDLE = 128
 
 
 def conv(call: Call) -> ir.Value:
@@ -35,7 +38,7 @@ def conv(call: Call) -> ir.Value:
         "group": call.args["groups"],
     }
     batched = call.example(call.args["input"]).dim() == rank + 2
-    if batched and rank == 2 and call.args["groups"] == 1:
+    if batched and rank <= 2 and call.args["groups"] == 1:
         product = _integer_conv(call, attributes)
         if product is not None:
             return product
@@ -56,22 +59,34 @@ def _integer_conv(call: Call, attributes: dict[str, Any]) -> ir.Value | None:
     if x.target is DEQUANTIZE and gives_codes(call.node):
         return None
     activation = activation_of(call, x)
-    if activation is None or activation.per_token or call.node.meta["val"].dim() != 4:
+    if activation is None or activation.per_token:
         return None
     return _by_parts(call, activation, weight, attributes)
 
 
 def _by_parts(call: Call, x: Activation, weight: Weight, attributes: dict[str, Any]) -> ir.Value:
-    unsigned = (weight.codes.to(torch.int16) + 128).to(torch.uint8)
-    middle = call.constant("weight_zero_point", torch.tensor(128, dtype=torch.uint8))
-    sums = call.emit("ConvInteger", x.codes, call.constant("weight", unsigned), x.zero_point, middle, **attributes)
-    column = weight.scale.reshape(-1, 1, 1) if weight.scale.dim() else weight.scale
+    """Multiply and add in parts; a signal is an image of one row, for which the kernel is the faster."""
+    unsigned = (weight.codes.to(torch.int16) + _MIDDLE).to(torch.uint8)
+    codes = x.codes
+    signal = unsigned.dim() == 3
+    row = call.int64("row", [2]) if signal else None
+    if signal:
+        unsigned, codes = unsigned.unsqueeze(2), call.emit("Unsqueeze", codes, row)
+        pads = attributes["pads"]
+        spread = {name: [1, *attributes[name]] for name in ("kernel_shape", "strides", "dilations")}
+        attributes = {**attributes, **spread, "pads": [0, pads[0], 0, pads[1]]}
+    middle = call.constant("weight_zero_point", torch.tensor(_MIDDLE, dtype=torch.uint8))
+    sums = call.emit("ConvInteger", codes, call.constant("weight", unsigned), x.zero_point, middle, **attributes)
+    if signal:
+        sums = call.emit("Squeeze", sums, row)
+    beside = [-1] + [1] * (weight.codes.dim() - 2)
+    column = weight.scale.reshape(beside) if weight.scale.dim() else weight.scale
     scale = call.emit("Mul", x.scale, call.constant("weight_scale", column))
     product = call.emit("Mul", call.emit("Cast", sums, to=int(call.graph.dtype(torch.float32))), scale)
-    if call.args["bias"] is None:
+    bias = bias_of(call, call.args["bias"])
+    if bias is None:
         return product
-    bias = call.emit("Reshape", call.value(call.args["bias"]), call.int64("column", [-1, 1, 1]))
-    return call.emit("Add", product, bias)
+    return call.emit("Add", product, call.emit("Reshape", bias, call.int64("column", beside)))
 
 
 def conv_transpose(call: Call) -> ir.Value:
