@@ -99,7 +99,11 @@ def _decomposed_program(program: ExportedProgram, translated: Container[Any]) ->
     table = default_decompositions()
     for _ in range(_ROUNDS):
         foreign = [target for target in _targets(program) if target not in translated]
-        chosen = {target: table[target] if target in table else target.decompose for target in foreign if _decomposes(target, table)}
+        chosen = {
+            target: table[target] if target in table else target.decompose
+            for target in foreign
+            if _decomposes(target, table)
+        }
         if not chosen:
             break
         program = program.run_decompositions(chosen)

@@ -79,7 +79,9 @@ class Reasons:
             if producer is None:
                 if self._is_constant(value):
                     return f"its operand {value.name} is a float constant: quantize it too"
-                return f"its input {value.name} is a float input of the model: put QuantizeLinear, DequantizeLinear behind"
+                return (
+                    f"its input {value.name} is a float input of the model: put QuantizeLinear, DequantizeLinear behind"
+                )
             if producer.op_type == "Cast" and (summed := _integer_product(producer)):
                 return f"it scales the sums of {summed.op_type} {summed.name}, whose result is float: quantize that"
             if producer.op_type != _DEQUANTIZE:
@@ -111,8 +113,10 @@ class Reasons:
         if len(quantizes) > 1:
             return f"its result is quantized {len(quantizes)} times, with different qparams: share one QuantizeLinear"
         others = [user for user in users if user.op_type != _QUANTIZE]
-        if others and others[0].op_type in _ACTIVATIONS and any(
-            use.node.op_type == _QUANTIZE for use in others[0].outputs[0].uses()
+        if (
+            others
+            and others[0].op_type in _ACTIVATIONS
+            and any(use.node.op_type == _QUANTIZE for use in others[0].outputs[0].uses())
         ):
             return f"{others[0].op_type} {others[0].name} stands between it and its QuantizeLinear, whose range does not imply it"
         if others:
@@ -128,7 +132,9 @@ class Reasons:
         producer = node.inputs[0].producer() if node.inputs[0] is not None else None
         if producer is not None and producer.op_type in _PRODUCTS:
             return f"it follows {producer.op_type} {producer.name}, which runs in float"
-        return f"ONNX Runtime has no integer kernel for {node.op_type} alone: clip codes behind the QuantizeLinear instead"
+        return (
+            f"ONNX Runtime has no integer kernel for {node.op_type} alone: clip codes behind the QuantizeLinear instead"
+        )
 
     def _codes(self, dequantize: ir.Node) -> str:
         for value in (dequantize.inputs[0], dequantize.inputs[2] if len(dequantize.inputs) > 2 else None):

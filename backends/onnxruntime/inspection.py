@@ -117,7 +117,9 @@ class Inspection:
         counted = Counter((op.state.value, op.operator, op.inputs[:2], op.outputs[:1]) for op in self.ops)
         width = max((len(op.operator) for op in self.ops), default=0)
         order = [state.value for state in State]
-        for (state, operator, inputs, outputs), count in sorted(counted.items(), key=lambda item: order.index(item[0][0])):
+        for (state, operator, inputs, outputs), count in sorted(
+            counted.items(), key=lambda item: order.index(item[0][0])
+        ):
             yield f"  {count:>4} x {operator:<{width}}  {state:<7}  {', '.join(inputs)} -> {', '.join(outputs)}"
         floats = [op for op in self.ops if op.state is State.FLOAT]
         if floats:

@@ -107,7 +107,9 @@ def _qparams(call: Call, *, leave_out: bool = False) -> tuple[int | None, ir.Val
     scale = call.value(scales, torch.float32) if stored is None else call.constant("scale", stored.to(torch.float32))
     if zeros is None:
         size = call.example(scales).shape
-        zero = None if leave_out else call.constant("zero_point", torch.zeros([int(part) for part in size], dtype=dtype))
+        zero = (
+            None if leave_out else call.constant("zero_point", torch.zeros([int(part) for part in size], dtype=dtype))
+        )
         return axis, scale, zero
     stored = call.stored(zeros)
     if leave_out and stored is not None and not bool(stored.any()):

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quantizer_sdk.backends.onnxruntime.operands import Activation, Weight, activation_of, bias_of, gives_codes, weight_of
+from quantizer_sdk.backends.onnxruntime.operands import (
+    Activation,
+    Weight,
+    activation_of,
+    bias_of,
+    gives_codes,
+    weight_of,
+)
 from quantizer_sdk.backends.onnxruntime.qdq_nodes import DEQUANTIZE
 
 if TYPE_CHECKING:

@@ -10,11 +10,7 @@ from typing import Any
 
 from quantizer_sdk import Backend, QuantizationConfig
 from quantizer_sdk.backend import Runner, Variant
-from quantizer_sdk.backends.onnxruntime.emulated_process import VALGRIND
-from quantizer_sdk.backends.onnxruntime.emulator import lower_without_vnni
-from quantizer_sdk.backends.onnxruntime.lowering import lower, lower_unoptimized
-from quantizer_sdk.backends.onnxruntime.profile import PROFILE
-from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
+from quantizer_sdk.backends import inductor, onednn, onnxruntime
 from quantizer_sdk.backends.x86.configs import get_default_x86_quantization_config
 from quantizer_sdk.backends.x86.quantizer import X86Quantizer
 from quantizer_sdk.backends.x86.target import Target
@@ -39,32 +35,69 @@ def _judged(target: Target, **arguments: Any) -> Callable[[], X86Quantizer]:
     return lambda: _quantizer(target, quantize_results=True, config=config())
 
 
-def _ort_environment() -> Mapping[str, str]:
+def _schemes(target: Target, **more: Mapping[str, Any]) -> Mapping[str, Callable[[], X86Quantizer]]:
+    """Return the configurations of a part: static per channel and per tensor, and others by name."""
+    found = {"u8.pc": {}, "u8.pt": {"is_per_channel": False}, **more}
+    return {f"{name}@{target.value}": _judged(target, **arguments) for name, arguments in found.items()}
+
+
+def _sums(saturate: Callable[[], bool]) -> str:
+    return "saturates" if saturate() else "exact"
+
+
+def _onednn_environment() -> Mapping[str, str]:
+    return {"oneDNN, uint8 times int8": _sums(onednn.sums_saturate)}
+
+
+def _onnxruntime_environment() -> Mapping[str, str]:
     return {
         "onnxruntime": importlib.metadata.version("onnxruntime"),
         "onnx-ir": importlib.metadata.version("onnx-ir"),
-        "ONNX Runtime, uint8 times int8": "saturates" if sums_saturate() else "exact",
-        "valgrind": shutil.which(VALGRIND) or "not installed",
+        "ONNX Runtime, uint8 times int8": _sums(onnxruntime.sums_saturate),
+        "valgrind": shutil.which("valgrind") or "not installed",
     }
 
 
+_ONEDNN = Backend(
+    name="onednn",
+    quantizer=_judged(Target.ONEDNN),
+    runner=Runner(
+        name="oneDNN from eager torch",
+        lower=onednn.lower_eager,
+        variants=(Variant(name="AVX2", axis="isa", lower=onednn.lower_without_vnni, batched=True),),
+        environment=_onednn_environment,
+    ),
+    profile=onednn.PROFILE,
+    configurations=_schemes(Target.ONEDNN),
+)
+_INDUCTOR = Backend(
+    name="inductor",
+    quantizer=_judged(Target.INDUCTOR),
+    runner=Runner(
+        name="oneDNN in inductor's code",
+        lower=inductor.lower_inductor,
+        variants=(
+            Variant(name="patterns off", axis="optimizer", lower=inductor.lower_unoptimized),
+            Variant(name="AVX2", axis="isa", lower=inductor.lower_without_vnni, batched=True),
+        ),
+    ),
+    profile=inductor.PROFILE,
+    configurations=_schemes(Target.INDUCTOR),
+)
 _ONNXRUNTIME = Backend(
     name="onnxruntime",
     quantizer=_judged(Target.ONNXRUNTIME),
     runner=Runner(
         name="ONNX Runtime CPU",
-        lower=lower,
+        lower=onnxruntime.lower,
         variants=(
-            Variant(name="optimizations off", axis="optimizer", lower=lower_unoptimized),
-            Variant(name="no VNNI", axis="isa", lower=lower_without_vnni, batched=True),
+            Variant(name="optimizations off", axis="optimizer", lower=onnxruntime.lower_unoptimized),
+            Variant(name="no VNNI", axis="isa", lower=onnxruntime.lower_without_vnni, batched=True),
         ),
-        environment=_ort_environment,
+        environment=_onnxruntime_environment,
     ),
-    profile=PROFILE,
-    configurations={
-        "u8.pc@onnxruntime": _judged(Target.ONNXRUNTIME),
-        "u8.pt@onnxruntime": _judged(Target.ONNXRUNTIME, is_per_channel=False),
-    },
+    profile=onnxruntime.PROFILE,
+    configurations=_schemes(Target.ONNXRUNTIME),
 )
 
-BACKEND = Backend(name="x86", quantizer=_quantizer, parts=(_ONNXRUNTIME,))
+BACKEND = Backend(name="x86", quantizer=_quantizer, parts=(_ONEDNN, _INDUCTOR, _ONNXRUNTIME))

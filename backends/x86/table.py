@@ -135,12 +135,8 @@ def _shared(name: str, step: Step, *extra: Check) -> Row:
     return _row(name, step, extra=extra, share=True)
 
 
-def _ort(*rows: Row) -> tuple[Entry, ...]:
-    return tuple(Entry(row=row, targets=ORT) for row in rows)
-
-
-def _both(*rows: Row) -> tuple[Entry, ...]:
-    return tuple(Entry(row=row, float_results=ONEDNN) for row in rows)
+def _on(targets: frozenset[Target], *rows: Row) -> tuple[Entry, ...]:
+    return tuple(Entry(row=row, targets=targets, float_results=ONEDNN) for row in rows)
 
 
 def _between_codes(*rows: Row) -> tuple[Entry, ...]:
@@ -154,33 +150,39 @@ def _asked_for(*rows: Row) -> tuple[Entry, ...]:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    *_ort(*_clamped("pad_conv", CONV, checks.batched, checks.pads_image_with_zeros, before=(PAD,))),
+    *_on(ORT, *_clamped("pad_conv", CONV, checks.batched, checks.pads_image_with_zeros, before=(PAD,))),
     *_gemm("conv", CONV, _CONV_FUNCTIONS, checks.batched, float_results=ONEDNN),
     *_gemm("linear", LINEAR, _LINEAR_FUNCTIONS, float_results=ALL, float_addends=True),
-    *_ort(*_clamped("matmul_weights", MATMUL_WEIGHTS, checks.matrices)),
+    *_on(ORT, *_clamped("matmul_weights", MATMUL_WEIGHTS, checks.matrices)),
     *_asked_for(*_clamped("matmul", MATMUL, checks.matrices)),
     *_between_codes(*_clamped("add", ADD, only(alpha=1))),
     *_between_codes(*_clamped("mul", MUL)),
     Entry(row=_row("embedding", EMBEDDING, extra=(checks.looks_up,)), float_results=ALL),
-    *_both(
+    *_on(
+        ORT | {Target.ONEDNN},
         _row("mean", Step(ops(aten.mean.dim)), extra=(checks.averages_image, only(dtype=None))),
         _row(
             "global_avg_pool",
             Step(ops(aten.adaptive_avg_pool2d.default)),
             extra=(checks.batched, only(output_size=[1, 1])),
         ),
+    ),
+    *_on(
+        ORT | {Target.INDUCTOR},
         _row(
             "avg_pool",
             Step(ops(aten.avg_pool2d.default)),
             extra=(checks.batched, only(ceil_mode=False, divisor_override=None)),
         ),
     ),
-    *_ort(
+    *_on(
+        ORT,
         _row("sigmoid", SIGMOID),
         _row("leaky_relu", LEAKY_RELU),
         _row("softmax", Step(ops(aten.softmax.int)), extra=(only(dtype=None),), output=Probabilities(Role.OUT)),
     ),
-    *_both(
+    *_on(
+        ALL,
         _shared("max_pool", Step(ops(aten.max_pool2d.default)), checks.batched, only(ceil_mode=False)),
         _shared("cat", CAT, checks.two_tensors),
         _shared("slice", Step(ops(aten.slice.Tensor)), checks.slices_statically),
