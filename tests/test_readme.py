@@ -7,7 +7,7 @@ import pytest
 import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-QUICKSTART, TRAINING, OWN_QUANTIZER = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+QUICKSTART, X86, TRAINING, OWN_QUANTIZER = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def lines_of_code(snippet):
@@ -24,6 +24,15 @@ def test_quickstart_runs_and_its_kernels_are_integer(tmp_path, monkeypatch, caps
     assert names["logits"].shape == (2, 4)
     assert (tmp_path / "model.pte").stat().st_size > 0
     assert len(lines_of_code(QUICKSTART)) <= 25
+
+
+def test_all_routes_of_x86_run_on_integers(capsys):
+    exec(compile(X86, "README x86", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["onednn", "inductor", "onnxruntime"]
+    assert "qconv_pointwise" in printed[0]
+    assert "qconv" in printed[1]
+    assert "QLinearConv" in printed[2]
 
 
 def test_training_ends_in_integer_weights():
