@@ -74,7 +74,8 @@ def _noise(programs: dict[str, Figures]) -> Iterator[str]:
         if figures.graph_sqnr < 20:
             yield f"{name}: {figures.graph_sqnr:.1f} dB from float to the q/dq graph, below 20"
         if figures.kernel_noise > max(_KERNEL_NOISE, _OF_OWN_NOISE * figures.own_noise):
-            yield f"{name}: the kernels add {figures.kernel_noise:.1f} % to the q/dq graph's noise, above {_KERNEL_NOISE:.0f} %"
+            noise = f"{figures.kernel_noise:.1f} % to the q/dq graph's noise, above {_KERNEL_NOISE:.0f} %"
+            yield f"{name}: the kernels add {noise}"
 
 
 def _alone(figures: Figures) -> Iterator[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quantizer_sdk.backends.onednn import lower_eager
 from torch import nn
 from torch.fx import GraphModule
 
@@ -20,6 +19,7 @@ from models.entry import Inputs
 from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.backends import onnxruntime as ort
 from quantizer_sdk.backends.inductor import lower_inductor
+from quantizer_sdk.backends.onednn import lower_eager
 from quantizer_sdk.backends.x86 import X86Quantizer, get_default_x86_quantization_config
 
 __all__ = ["PROGRAMS", "Subject", "X86Program"]

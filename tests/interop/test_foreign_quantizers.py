@@ -292,7 +292,7 @@ def test_the_channel_axis_of_a_transposed_convolution_in_training():
 
 def test_its_codes_run_on_integer_kernels(export, monkeypatch):
     monkeypatch.syspath_prepend(Path(q.__file__).parents[1] / "benchmarks")
-    from judge_peers import PEER
+    from peers.xnnpack import PEER
 
     assert PEER.schemes().keys() == {"s8.pc", "s8.pt"}
     module, x = MODELS["max_pool"]

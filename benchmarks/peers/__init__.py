@@ -1,0 +1,1 @@
+"""Other quantizers, as backends for the conformance suite."""
