@@ -152,7 +152,7 @@ def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str
         "## What falls short",
         "",
         "One line for each check, kind of shortfall and op. A script holds the quantized graph as torch code and needs",
-        f"{' and '.join(peer.packages)} alone: it exits with 1 where the defect is there, as when this page was written.",
+        f"{' and '.join(peer.packages)} alone: it exits with 1 where the defect is there, as it did here.",
         "",
         "| Check | Op | Cases | What was found, in the first of them | Script |",
         "|---|---|---|---|---|",
