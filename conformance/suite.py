@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,9 @@ from quantizer_sdk.conformance.scheme import plain_schemes
 from quantizer_sdk.conformance.scheme_families import scheme_scenarios
 
 __all__ = ["Selection", "scenarios_of", "unanswerable"]
+
+_GRAPHS, _SHAPES = 40, 4
+"""How many random graphs, and how many programs of a row on generic data, a compiler is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +100,14 @@ def scenarios_of(backend: Backend) -> tuple[Scenario, ...]:
     rewritten = tuple(
         Row(f"rewrite {rewrite.name}", (Step(rewrite.targets),), share=rewrite.moves) for rewrite in rewrites
     )
-    return (
+    scenarios = (
         *row_scenarios((*rows, *rewritten), plain, without),
         *special,
         *fuzz_scenarios(rows, plain, without, unsupported=declared),
         *model_scenarios(rows, plain),
     )
+    compiles = backend.runner is not None and backend.runner.compiles
+    return tuple(_fewer_programs(scenarios)) if compiles else scenarios
 
 
 def unanswerable(backend: Backend) -> frozenset[str]:
@@ -110,6 +116,23 @@ def unanswerable(backend: Backend) -> frozenset[str]:
         return frozenset(check for check, (level, _) in CHECKS.items() if level in {"L3", "L4"})
     axes: Collection[str] = {variant.axis for variant in backend.runner.variants}
     return frozenset() if "optimizer" in axes else frozenset({"D3"})
+
+
+def _fewer_programs(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
+    """Yield scenarios of which only some look at kernels: the first few of each kind of data on each row.
+
+    Random graphs, which are of no row, count as one; models are all looked at.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    for scenario in scenarios:
+        seen[scenario.row, scenario.data] += 1
+        many = _GRAPHS if not scenario.row else _SHAPES if scenario.data == "generic" else 1
+        if seen[scenario.row, scenario.data] <= many or "M1" in scenario.checks:
+            yield scenario
+            continue
+        checks = tuple(check for check in scenario.checks if CHECKS[check][0] not in {"L3", "L4"})
+        if checks:
+            yield replace(scenario, checks=checks)
 
 
 def _plainest(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:

@@ -189,6 +189,8 @@ class Runner:
             hold it. It may define `floats(model, inputs)` too, which names what computes in float. Where the runtime
             takes models of its own kind, what returns such source for a graph and example inputs, as `Lower` takes them
             with `integer_io`: that source holds the runtime's own model, and leaves `model` aside.
+        compiles: Whether lowering compiles code, at about a second a program: the suite then looks at fewer programs,
+            but at each kind of data on each row of the table.
     """
 
     name: str
@@ -196,6 +198,7 @@ class Runner:
     variants: tuple[Variant, ...] = ()
     environment: Callable[[], Mapping[str, str]] | None = None
     script: str | Callable[[GraphModule, Sequence[torch.Tensor]], str] | None = None
+    compiles: bool = False
 
 
 class FileReport(Protocol):

@@ -80,6 +80,7 @@ _INDUCTOR = Backend(
             Variant(name="patterns off", axis="optimizer", lower=inductor.lower_unoptimized),
             Variant(name="AVX2", axis="isa", lower=inductor.lower_without_vnni, batched=True),
         ),
+        compiles=True,
     ),
     profile=inductor.PROFILE,
     configurations=_schemes(Target.INDUCTOR),
