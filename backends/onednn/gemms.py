@@ -15,7 +15,7 @@ from quantizer_sdk.backends.onednn.linear_op import linear
 from quantizer_sdk.backends.onednn.saturation import sums_saturate
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
-__all__ = ["Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed"]
+__all__ = ["LINEARS", "Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed", "sums_fit"]
 
 _ATEN = torch.ops.aten
 _CONVS = {
@@ -26,7 +26,7 @@ _CONVS = {
     _ATEN.conv3d.default: 3,
     _ATEN.conv3d.padding: 3,
 }
-_LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
+LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
 _PAIR = 2**15
 _ADDS = frozenset({_ATEN.add.Tensor})
 
@@ -69,21 +69,21 @@ class Tail:
 
 def fuse_gemms(editor: Editor) -> None:
     """Replace each convolution and linear layer whose activation is a dequantize by one op, with what follows it."""
-    for node in editor.calls(*_CONVS, *_LINEARS):
+    for node in editor.calls(*_CONVS, *LINEARS):
         gemm = gemm_of(editor, node)
         codes = None if gemm is None else codes_of(gemm.operand)
-        if gemm is not None and codes is not None and _sums_fit(editor, gemm, codes):
+        if gemm is not None and codes is not None and sums_fit(editor, gemm, codes.qparams.quant_max):
             _fuse(editor, gemm, codes)
 
 
-def _sums_fit(editor: Editor, gemm: Gemm, codes: Codes) -> bool:
+def sums_fit(editor: Editor, gemm: Gemm, largest_code: int) -> bool:
     """Whether this CPU adds the products without loss: without VNNI, two of them have to fit in 16 bits."""
     if not sums_saturate():
         return True
     weight = editor.tensor(gemm.weight.node)
     assert weight is not None
     largest = int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
-    return 2 * codes.qparams.quant_max * largest < _PAIR
+    return 2 * largest_code * largest < _PAIR
 
 
 def gemm_of(editor: Editor, node: Node) -> Gemm | None:

@@ -12,7 +12,7 @@ from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["LINEAR", "column_sums", "linear", "product"]
+__all__ = ["LINEAR", "column_sums", "linear", "linear_kernel"]
 
 # Up to so many results the plain product of integers is faster, though what follows it takes passes of its own.
 _FEW = 16384
@@ -22,7 +22,7 @@ _PREPACK = torch.ops.onednn.qlinear_prepack.default
 _POINTWISE, _BINARY = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
 
 
-def _linear(
+def linear_kernel(
     x: Tensor,
     x_scale: float,
     x_zero_point: int,
@@ -37,6 +37,7 @@ def _linear(
     algorithm: str,
     other: Tensor | None,
 ) -> Tensor:
+    """Compute `LINEAR` on CPU tensors."""
     *axes, length = x.shape
     outputs = weight.shape[0]
     flat = len(axes) == 1
@@ -46,7 +47,7 @@ def _linear(
         return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
     beside = other if other is None or flat else other.reshape(count, outputs)
     if count * outputs <= _FEW and activation in _PLAIN:
-        y = product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
+        y = _product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
         if beside is not None:
             y.add_(beside)
         if activation == "relu":
@@ -71,15 +72,13 @@ def _shaped(y: Tensor, axes: list[int]) -> Tensor:
     return y if len(axes) == 1 else y.view(*axes, y.shape[1])
 
 
-def product(
-    rows: Tensor, x_scale: float | Tensor, x_zero_point: int, weight: Tensor, scale: Tensor, bias: Tensor | None
+def _product(
+    rows: Tensor, x_scale: float, x_zero_point: int, weight: Tensor, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return (f(Σ (x - z)·w) · x_scale) · weight_scale + bias of a few rows of codes, rounded at each step."""
-    across, sums = packed(
-        weight, (_PRODUCT, x_zero_point), lambda: (weight.t(), column_sums(weight).mul_(x_zero_point))
-    )
+    across, sums = packed(weight, _PRODUCT, lambda: (weight.t(), column_sums(weight)))
     total = torch._int_mm(rows.contiguous(), across)
-    y = total.sub_(sums).to(torch.float32).mul_(x_scale).mul_(scale)
+    y = total.sub_(sums, alpha=x_zero_point).to(torch.float32).mul_(x_scale).mul_(scale)
     return y if bias is None else y.add_(bias)
 
 
@@ -96,7 +95,7 @@ LINEAR = define(
     "linear(Tensor x, float x_scale, int x_zero_point, Tensor weight, Tensor weight_scale, Tensor? bias, "
     "float out_scale, int out_zero_point, ScalarType dtype, str activation, float[] arguments, str algorithm, "
     "Tensor? other) -> Tensor",
-    _linear,
+    linear_kernel,
     _fake,
 )
 """A linear layer, and what follows it at once.
@@ -108,4 +107,4 @@ activation, then as float32 or, with `dtype` uint8, as codes.
 
 def linear(*operands: Any) -> Tensor:
     """Call LINEAR with all its operands, by position."""
-    return call(linear, LINEAR, _linear, operands)
+    return call(linear, LINEAR, linear_kernel, operands)
