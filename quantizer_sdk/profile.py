@@ -102,11 +102,13 @@ class RunTimeScale(enum.Enum):
 class ScaleOrder(enum.Enum):
     """In which order a kernel turns its accumulator into a float32 number.
 
-    FUSED is fma(acc·sx, sw, bias), the activation's scale first; COMBINED is acc·(sx·sw) + bias, rounded each time.
+    FUSED is fma(acc·sx, sw, bias), the activation's scale first; COMBINED is acc·(sx·sw) + bias, rounded each time, and
+    SEPARATE is (acc·sx)·sw + bias, likewise.
     """
 
     FUSED = "fused"
     COMBINED = "combined"
+    SEPARATE = "separate"
 
 
 TableFunction: TypeAlias = Callable[..., torch.Tensor]

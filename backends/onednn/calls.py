@@ -9,7 +9,16 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule
 
 from quantizer_sdk.backends.onednn.conv_op import CONV, conv
-from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, LOOK_UP, QUANTIZE, dequantize, look_up, quantize
+from quantizer_sdk.backends.onednn.conversion_ops import (
+    DEQUANTIZE,
+    DEQUANTIZE_CHANNELS,
+    LOOK_UP,
+    QUANTIZE,
+    dequantize,
+    dequantize_channels,
+    look_up,
+    quantize,
+)
 from quantizer_sdk.backends.onednn.elementwise_ops import ADD, MUL, add, mul
 from quantizer_sdk.backends.onednn.linear_op import LINEAR, linear
 from quantizer_sdk.backends.onednn.run_time_ops import (
@@ -32,6 +41,7 @@ FUNCTIONS: Mapping[OpOverload, Callable[..., Any]] = {
     LOOK_UP: look_up,
     QUANTIZE: quantize,
     DEQUANTIZE: dequantize,
+    DEQUANTIZE_CHANNELS: dequantize_channels,
     QUANTIZE_AT_RUN_TIME: quantize_at_run_time,
     LINEAR_AT_RUN_TIME: linear_at_run_time,
 }

@@ -124,7 +124,7 @@ def _raise_quantizes(editor: Editor, written: frozenset[Node]) -> None:
             if known:
                 quantized = known[0]
             else:
-                quantized = editor.call(source, QUANTIZE, (operand, *node.args[1:]), operand)
+                quantized = editor.call(editor.behind(operand), QUANTIZE, (operand, *node.args[1:]), operand)
                 pending.append(quantized)
             source.replace_input_with(operand, quantized)
         move.take_codes(padding)

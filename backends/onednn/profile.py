@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import torch
 
-from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Profile, ZeroPointOrder
+from quantizer_sdk.profile import (
+    Arithmetic,
+    BiasForm,
+    DynamicArithmetic,
+    Family,
+    Multiplier,
+    Profile,
+    RunTimeScale,
+    ScaleOrder,
+    ZeroPointOrder,
+)
 
 __all__ = ["PROFILE"]
 
@@ -29,5 +39,11 @@ PROFILE = Profile(
         Family.POOL: _AS_THE_GRAPH,
         Family.TABLE: _AS_THE_GRAPH,
     },
+    dynamic=DynamicArithmetic(
+        scale=RunTimeScale.DIRECT,
+        order=ScaleOrder.SEPARATE,
+        zero_point=ZeroPointOrder.BEFORE,
+        smallest_scale=torch.finfo(torch.float32).eps,
+    ),
     requantization=(0.0, float("inf")),
 )

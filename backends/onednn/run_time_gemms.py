@@ -67,7 +67,7 @@ def _replace(editor: Editor, gemm: Gemm, scheme: _Scheme, quantized: tuple[Node,
             gemm.node, editor.call(gemm.node, linear_at_run_time, (*operands, "none", [], "", None), gemm.node)
         )
         return
-    tail = follow(gemm)
+    tail = follow(gemm, to_codes=False)
     post = (tail.activation.name, list(tail.activation.arguments), tail.activation.algorithm, tail.other)
     editor.replace(tail.last, editor.call(tail.last, linear_at_run_time, (*operands, *post), tail.last))
 

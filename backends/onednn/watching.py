@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves  # as above
 
 from quantizer_sdk.backend import Delegation, Kernel, source_line
 from quantizer_sdk.backends.onednn.conv_op import CONV
-from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, LOOK_UP, QUANTIZE
+from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, DEQUANTIZE_CHANNELS, LOOK_UP, QUANTIZE
 from quantizer_sdk.backends.onednn.elementwise_ops import ADD, MUL
 from quantizer_sdk.backends.onednn.library import KERNELS
 from quantizer_sdk.backends.onednn.linear_op import LINEAR
@@ -35,10 +35,11 @@ _DATA: dict[Any, tuple[int, ...]] = {
     LOOK_UP: (0,),
     QUANTIZE: (0,),
     DEQUANTIZE: (0,),
+    DEQUANTIZE_CHANNELS: (0,),
     QUANTIZE_AT_RUN_TIME: (0,),
     LINEAR_AT_RUN_TIME: (0, 3, 9),
 }
-_CONVERSIONS = frozenset({QUANTIZE, DEQUANTIZE, QUANTIZE_AT_RUN_TIME})
+_CONVERSIONS = frozenset({QUANTIZE, DEQUANTIZE, DEQUANTIZE_CHANNELS, QUANTIZE_AT_RUN_TIME})
 _GEMMS = frozenset({CONV, LINEAR, LINEAR_AT_RUN_TIME})
 # What computes inside of an op, if anything has a name of its own.
 _COMPUTING = ("onednn::", "quantized::", "aten::_int_mm")
@@ -51,7 +52,7 @@ _MOVES = frozenset(
     }
 )
 # These reach no kernel that computes.
-_ALLOCATIONS = ("aten::empty", "aten::new_empty", "aten::detach", "aten::lift_fresh")
+_ALLOCATIONS = ("aten::empty", "aten::new_empty", "aten::detach", "aten::lift_fresh", "aten::_unsafe_view")
 
 
 @dataclass(frozen=True, slots=True)
