@@ -12,10 +12,10 @@ from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["LINEAR", "column_sums", "linear", "linear_kernel"]
+__all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel"]
 
 # Up to so many results the plain product of integers is faster, though what follows it takes passes of its own.
-_FEW = 16384
+FEW = 16384
 _PLAIN = frozenset({"none", "relu", "hardtanh"})
 _STATIC, _PRODUCT = "static", "product"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
@@ -46,7 +46,7 @@ def linear_kernel(
     if count == 0 or length == 0:
         return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
     beside = other if other is None or flat else other.reshape(count, outputs)
-    if count * outputs <= _FEW and activation in _PLAIN:
+    if count * outputs <= FEW and activation in _PLAIN:
         y = _product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
         if beside is not None:
             y.add_(beside)
