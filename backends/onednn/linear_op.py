@@ -14,8 +14,9 @@ from quantizer_sdk.backends.onednn.zeros import zeros
 
 __all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel"]
 
-# Up to so many results the plain product of integers is faster, though what follows it takes passes of its own.
-FEW = 16384
+# Up to so many results and products the plain product of integers is faster, though what follows it takes passes of
+# its own; for codes these are more.
+FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
 _PLAIN = frozenset({"none", "relu", "hardtanh"})
 _STATIC, _PRODUCT = "static", "product"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
@@ -46,7 +47,8 @@ def linear_kernel(
     if count == 0 or length == 0:
         return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
     beside = other if other is None or flat else other.reshape(count, outputs)
-    if count * outputs <= FEW and activation in _PLAIN:
+    few = _FEW_CODES if dtype is torch.uint8 else FEW
+    if count * outputs <= few and count * outputs * length <= _FEW_PRODUCTS and activation in _PLAIN:
         y = _product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
         if beside is not None:
             y.add_(beside)
