@@ -29,7 +29,7 @@ __all__ = [
 class Family(enum.Enum):
     """What kind of integer kernel computes a value from quantized operands.
 
-    MEAN is the mean over whole axes, POOL that of windows. CONSTANT and MIXED are what no single kernel computes:
+    MEAN is the mean over whole axes, POOL that of windows. DOT_ADD is a gemm's result plus another tensor. CONSTANT and MIXED are what no single kernel computes:
     parameters, and several ops between two quantizes.
     """
 
@@ -37,6 +37,7 @@ class Family(enum.Enum):
     MOVE = "move"
     CLAMP = "clamp"
     DOT = "dot"
+    DOT_ADD = "dot_add"
     ADD = "add"
     MUL = "mul"
     SQUARE = "square"

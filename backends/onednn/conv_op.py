@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.codes import dequantized
+from quantizer_sdk.backends.onednn.codes import dequantized, rounded
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
@@ -18,6 +18,7 @@ __all__ = ["CONV", "conv"]
 _OPS = torch.ops.onednn
 _PREPACK = _OPS.qconv_prepack.default
 _POINTWISE, _BINARY = _OPS.qconv_pointwise.default, _OPS.qconv2d_pointwise.binary
+_VOLUME = 5  # axes of a batch of volumes, for which the kernel takes nothing that follows
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -66,6 +67,14 @@ def _conv(
     result = (out_scale, out_zero_point, dtype)
     if other is None:
         y: Tensor = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
+    elif rank == _VOLUME:
+        y = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
+        real = other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point)
+        y.add_(real)
+        if activation == "relu":
+            y.relu_()
+        if dtype is torch.uint8:
+            y = rounded(y.mul_(1.0 / out_scale).add_(float(out_zero_point)))
     else:
         # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
         if other.dtype is torch.uint8 and dtype is torch.float32:

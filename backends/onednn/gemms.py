@@ -154,7 +154,7 @@ def follow(gemm: Gemm, *, to_codes: bool) -> Tail:
         last = user
     user = only_user(last)
     volume = len(gemm.window) > 0 and len(gemm.window[0]) == _VOLUME
-    found = None if user is None or volume else activation_of(user, linear=linear)
+    found = None if user is None or (volume and other is None) else activation_of(user, linear=linear)
     if user is not None and found is not None and (other is None or found.name == "relu"):
         last, activation = user, found
     if not to_codes or (not linear and other is not None and codes_of(other) is None):
@@ -170,7 +170,7 @@ def follow(gemm: Gemm, *, to_codes: bool) -> Tail:
 def _adds(gemm: Gemm, user: Node) -> bool:
     """Whether an addition is one of the gemm's result and another tensor of its shape, in float32."""
     operands = user.all_input_nodes
-    if call_of(user)["alpha"] != 1 or len(operands) != 2 or (len(gemm.window) and len(gemm.window[0]) == _VOLUME):
+    if call_of(user)["alpha"] != 1 or len(operands) != 2:
         return False
     values = [node.meta.get("val") for node in (*operands, user)]
     tensors = [value for value in values if isinstance(value, torch.Tensor) and value.dtype is torch.float32]

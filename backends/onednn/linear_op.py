@@ -12,13 +12,13 @@ from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel"]
+__all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel", "whole_product"]
 
 # Up to so many results and products the plain product of integers is faster, though what follows it takes passes of
 # its own; for codes these are more.
 FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
 _PLAIN = frozenset({"none", "relu", "hardtanh"})
-_STATIC, _PRODUCT = "static", "product"
+_STATIC, _SUMS = "static", "sums"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
 _POINTWISE, _BINARY = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
 
@@ -78,10 +78,17 @@ def _product(
     rows: Tensor, x_scale: float, x_zero_point: int, weight: Tensor, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return (f(Σ (x - z)·w) · x_scale) · weight_scale + bias of a few rows of codes, rounded at each step."""
-    across, sums = packed(weight, _PRODUCT, lambda: (weight.t(), column_sums(weight)))
-    total = torch._int_mm(rows.contiguous(), across)
+    sums = packed(weight, _SUMS, lambda: column_sums(weight))
+    total = whole_product(rows, weight)
     y = total.sub_(sums, alpha=x_zero_point).to(torch.float32).mul_(x_scale).mul_(scale)
     return y if bias is None else y.add_(bias)
+
+
+def whole_product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return the int32 products of rows of codes with each output's weights."""
+    if rows.shape[1] == 1:  # torch._int_mm misreads the strides of a single column
+        return rows.to(torch.int32) * weight.t()
+    return torch._int_mm(rows.contiguous(), weight.t())
 
 
 def column_sums(weight: Tensor) -> Tensor:

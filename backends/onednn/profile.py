@@ -32,6 +32,7 @@ PROFILE = Profile(
         Family.MOVE: Arithmetic(),
         Family.CLAMP: Arithmetic(),
         Family.DOT: Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE),
+        Family.DOT_ADD: Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE),
         Family.ADD: _AS_THE_GRAPH,
         Family.MUL: _AS_THE_GRAPH,
         Family.SQUARE: _AS_THE_GRAPH,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import quantized, rounded
 from quantizer_sdk.backends.onednn.library import call, define
-from quantizer_sdk.backends.onednn.linear_op import FEW, column_sums, linear_kernel
+from quantizer_sdk.backends.onednn.linear_op import FEW, column_sums, linear_kernel, whole_product
 from quantizer_sdk.backends.onednn.packing import packed
 
 __all__ = ["LINEAR_AT_RUN_TIME", "QUANTIZE_AT_RUN_TIME", "linear_at_run_time", "quantize_at_run_time"]
@@ -86,7 +86,7 @@ def _sums(rows: Tensor, zero_points: Tensor, weight: Tensor) -> Tensor:
     """Return f(Σ (x - z)·w) of rows with zero points of their own."""
     sums, small = packed(weight, "rows", lambda: (column_sums(weight), _stays_exact(weight)))
     if rows.shape[0] * weight.shape[0] <= FEW or not small:
-        total = torch._int_mm(rows.contiguous(), weight.t())
+        total = whole_product(rows, weight)
         return torch.addr(total, zero_points, sums, alpha=-1).to(torch.float32)
     # The kernel of one zero point, that of the middle, is faster; what a row's own is beside that comes off after.
     result = linear_kernel(

@@ -77,7 +77,7 @@ def test_linear_layers_take_more(export, activation):
 
 @pytest.mark.parametrize("rectified", [True, False])
 @pytest.mark.parametrize("results", [True, False])
-@pytest.mark.parametrize("layer", ["conv1d", "conv2d", "linear", "many_rows"])
+@pytest.mark.parametrize("layer", ["conv1d", "conv2d", "conv3d", "linear", "many_rows"])
 def test_gemms_add_a_residual_in_one_kernel_and_leave_it_as_it_was(export, layer, results, rectified):
     make, shape = LAYERS[layer]
     last = make()
