@@ -206,7 +206,9 @@ class Traced:
         carried = torch.maximum(*(end.nan_to_num(0.0) for end in ends))
         error = carried + gamma(ulps) * value.abs().clamp(min=1.0)
         error = torch.where(value.abs() < _BEYOND, error, 0.0)
-        return replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
+        followed = replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
+        of_gemm = self.family is Family.DOT and not self.exact.clamps
+        return replace(followed, family=Family.DOT_TABLE) if of_gemm else followed
 
     def softmax(self, op: Evaluated, axis: int) -> Traced:
         """Trace a softmax over one axis, in float64 in the place of exact numbers.

@@ -48,6 +48,9 @@ def kernel_delta(value: Traced, requantized: Requantized, arithmetic: Arithmetic
         return _fused(value, requantized, 0)
     if multiplier is Multiplier.RECIPROCAL and value.family in {Family.DOT, Family.DOT_ADD}:
         return _dequantized(value, requantized)
+    if multiplier is Multiplier.RECIPROCAL and value.family is Family.DOT_TABLE:
+        size = requantized.r.abs() + abs(requantized.zero_point)
+        return graph_delta(value, requantized) + gamma(2) * size  # the zero point is added before rounding
     if multiplier is Multiplier.RECIPROCAL and value.family in {Family.ADD, Family.MUL, Family.SQUARE}:
         return graph_delta(value, requantized)  # the graph's own arithmetic
     if value.family is Family.POOL:  # the zero point may be added before rounding

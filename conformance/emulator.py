@@ -50,6 +50,9 @@ def emulate(site: Site, profile: Profile, found: Tensor | None = None) -> Tensor
         real = _dotted(value, scale, profile.bias, arithmetic.multiplier)
     elif family is Family.DOT_ADD:
         real = _dotted_and_added(value, scale, arithmetic.multiplier)
+    elif family is Family.DOT_TABLE and value.op is not None:
+        number = _dotted(value.operands[0], None, BiasForm.FLOAT32, arithmetic.multiplier)
+        real = None if number is None or value.exact.clamps else value.op(number) * (1 / scale)
     elif family in {Family.MUL, Family.SQUARE}:
         real = _multiplied(value, scale, target.zero_point, arithmetic)
     elif family is Family.MEAN:

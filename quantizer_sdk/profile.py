@@ -29,8 +29,9 @@ __all__ = [
 class Family(enum.Enum):
     """What kind of integer kernel computes a value from quantized operands.
 
-    MEAN is the mean over whole axes, POOL that of windows. DOT_ADD is a gemm's result plus another tensor. CONSTANT and MIXED are what no single kernel computes:
-    parameters, and several ops between two quantizes.
+    MEAN is the mean over whole axes, POOL that of windows. DOT_ADD is a gemm's result plus another tensor, DOT_TABLE an
+    elementwise function of it. CONSTANT and MIXED are what no single kernel computes: parameters, and several ops
+    between two quantizes.
     """
 
     CONSTANT = "constant"
@@ -38,6 +39,7 @@ class Family(enum.Enum):
     CLAMP = "clamp"
     DOT = "dot"
     DOT_ADD = "dot_add"
+    DOT_TABLE = "dot_table"
     ADD = "add"
     MUL = "mul"
     SQUARE = "square"

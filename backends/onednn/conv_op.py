@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.codes import dequantized, rounded
+from quantizer_sdk.backends.onednn.codes import dequantized
+from quantizer_sdk.backends.onednn.functions import finished
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
@@ -65,16 +66,13 @@ def _conv(
     )
     operands = (x, x_scale, x_zero_point, form, weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
-    if other is None:
-        y: Tensor = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
-    elif rank == _VOLUME:
-        y = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
-        real = other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point)
-        y.add_(real)
-        if activation == "relu":
-            y.relu_()
-        if dtype is torch.uint8:
-            y = rounded(y.mul_(1.0 / out_scale).add_(float(out_zero_point)))
+    if rank == _VOLUME and (other is not None or activation != "none"):
+        y: Tensor = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
+        if other is not None:
+            y.add_(other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point))
+        y = finished(y, activation, arguments, *result)
+    elif other is None:
+        y = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
     else:
         # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
         if other.dtype is torch.uint8 and dtype is torch.float32:

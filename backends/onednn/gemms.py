@@ -28,7 +28,6 @@ _CONVS = {
 }
 LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
 _PAIR = 2**15
-_VOLUME = 3  # axes of space for which the kernels have no functions
 _ADDS = frozenset({_ATEN.add.Tensor})
 
 
@@ -149,12 +148,11 @@ def follow(gemm: Gemm, *, to_codes: bool) -> Tail:
     last, other, activation = gemm.node, None, NONE
     linear = not gemm.window
     user = only_user(last)
-    if user is not None and user.target in _ADDS and _adds(gemm, user):
+    if user is not None and user.target in _ADDS and _adds(user):
         other = next(operand for operand in user.all_input_nodes if operand is not last)
         last = user
     user = only_user(last)
-    volume = len(gemm.window) > 0 and len(gemm.window[0]) == _VOLUME
-    found = None if user is None or (volume and other is None) else activation_of(user, linear=linear)
+    found = None if user is None else activation_of(user, linear=linear)
     if user is not None and found is not None and (other is None or found.name == "relu"):
         last, activation = user, found
     if not to_codes or (not linear and other is not None and codes_of(other) is None):
@@ -167,8 +165,8 @@ def follow(gemm: Gemm, *, to_codes: bool) -> Tail:
     return Tail(last, other, activation, ends, user if quantize_of(user) is not None else None)
 
 
-def _adds(gemm: Gemm, user: Node) -> bool:
-    """Whether an addition is one of the gemm's result and another tensor of its shape, in float32."""
+def _adds(user: Node) -> bool:
+    """Whether an addition is one of two float32 tensors of its shape."""
     operands = user.all_input_nodes
     if call_of(user)["alpha"] != 1 or len(operands) != 2:
         return False

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.codes import rounded
+from quantizer_sdk.backends.onednn.functions import finished
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
@@ -17,7 +17,7 @@ __all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel", "whole_pro
 # Up to so many results and products the plain product of integers is faster, though what follows it takes passes of
 # its own; for codes these are more.
 FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
-_PLAIN = frozenset({"none", "relu", "hardtanh"})
+_PLAIN = frozenset({"none", "relu", "hardtanh", "sigmoid"})
 _STATIC, _SUMS = "static", "sums"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
 _POINTWISE, _BINARY = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
@@ -47,22 +47,19 @@ def linear_kernel(
     if count == 0 or length == 0:
         return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
     beside = other if other is None or flat else other.reshape(count, outputs)
+    result = (out_scale, out_zero_point, dtype)
     few = _FEW_CODES if dtype is torch.uint8 else FEW
     if count * outputs <= few and count * outputs * length <= _FEW_PRODUCTS and activation in _PLAIN:
         y = _product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
         if beside is not None:
             y.add_(beside)
-        if activation == "relu":
-            y.relu_()
-        elif activation == "hardtanh":
-            y.clamp_(*arguments)
-        if dtype is torch.uint8:
-            y = rounded(y.mul_(1.0 / out_scale).add_(float(out_zero_point)))
-        return _shaped(y, axes)
+        return _shaped(finished(y, activation, arguments, *result), axes)
     form = packed(weight, _STATIC, lambda: _PREPACK(weight, list(rows.shape)))
     operands = (rows, x_scale, x_zero_point, form, weight_scale, zeros(outputs))
-    result = (out_scale, out_zero_point, dtype)
-    if beside is None:
+    if activation == "sigmoid":
+        y = _POINTWISE(*operands, bias, 1.0, 0, torch.float32, "none", [], "")
+        y = finished(y if beside is None else y.add_(beside), activation, arguments, *result)
+    elif beside is None:
         y = _POINTWISE(*operands, bias, *result, activation, arguments, algorithm)
     else:  # always "add": "sum" would write into the operand
         post = ("add", 1.0, activation, arguments, algorithm)

@@ -22,6 +22,7 @@ from quantizer_sdk.profile import (
 
 __all__ = ["PROFILE"]
 
+_GEMM = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE)
 _AS_THE_GRAPH = Arithmetic(multiplier=Multiplier.RECIPROCAL)
 
 PROFILE = Profile(
@@ -31,8 +32,9 @@ PROFILE = Profile(
     arithmetic={
         Family.MOVE: Arithmetic(),
         Family.CLAMP: Arithmetic(),
-        Family.DOT: Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE),
-        Family.DOT_ADD: Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE),
+        Family.DOT: _GEMM,
+        Family.DOT_ADD: _GEMM,
+        Family.DOT_TABLE: _GEMM,
         Family.ADD: _AS_THE_GRAPH,
         Family.MUL: _AS_THE_GRAPH,
         Family.SQUARE: _AS_THE_GRAPH,
@@ -46,5 +48,14 @@ PROFILE = Profile(
         zero_point=ZeroPointOrder.BEFORE,
         smallest_scale=torch.finfo(torch.float32).eps,
     ),
+    # By how much oneDNN's functions, fused with a gemm, were seen to miss torch's, and some.
+    approximations={
+        torch.ops.aten.silu.default: 16,
+        torch.ops.aten.hardswish.default: 16,
+        torch.ops.aten.tanh.default: 8,
+        torch.ops.aten.gelu.default: 8,
+        torch.ops.aten.sigmoid.default: 4,
+        torch.ops.aten.sigmoid_.default: 4,
+    },
     requantization=(0.0, float("inf")),
 )
