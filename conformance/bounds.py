@@ -156,7 +156,10 @@ class Traced:
         grain = None if self.grain is None or other.grain is None else min(self.grain, other.grain)
         carried = self.error + other.error
         error = carried + _rounding(exact.approximate().abs() + carried, 1, grain)
-        return self._followed(Family.ADD, exact, error, grain, other)
+        followed = self._followed(Family.ADD, exact, error, grain, other)
+        plain = not self.exact.clamps and not other.exact.clamps
+        one_gemm = sorted([self.family.value, other.family.value]) == [Family.DOT.value, Family.MOVE.value]
+        return replace(followed, family=Family.DOT_ADD) if one_gemm and plain and sign == 1 else followed
 
     def mul(self, other: Traced) -> Traced:
         """Trace a product: each operand's error times the other operand, then one rounding of the result."""
@@ -203,7 +206,9 @@ class Traced:
         carried = torch.maximum(*(end.nan_to_num(0.0) for end in ends))
         error = carried + gamma(ulps) * value.abs().clamp(min=1.0)
         error = torch.where(value.abs() < _BEYOND, error, 0.0)
-        return replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
+        followed = replace(self._followed(Family.TABLE, ExactValue.from_float(value), error, None), op=op)
+        of_gemm = self.family is Family.DOT and not self.exact.clamps
+        return replace(followed, family=Family.DOT_TABLE) if of_gemm else followed
 
     def softmax(self, op: Evaluated, axis: int) -> Traced:
         """Trace a softmax over one axis, in float64 in the place of exact numbers.

@@ -46,8 +46,11 @@ def kernel_delta(value: Traced, requantized: Requantized, arithmetic: Arithmetic
         return _fused(value, requantized, sum(scale for term in value.exact.terms for scale in term.scales))
     if multiplier is Multiplier.FUSED and terms == 1 and value.family in {Family.MUL, Family.SQUARE}:
         return _fused(value, requantized, 0)
-    if multiplier is Multiplier.RECIPROCAL and value.family is Family.DOT:
+    if multiplier is Multiplier.RECIPROCAL and value.family in {Family.DOT, Family.DOT_ADD}:
         return _dequantized(value, requantized)
+    if multiplier is Multiplier.RECIPROCAL and value.family is Family.DOT_TABLE:
+        size = requantized.r.abs() + abs(requantized.zero_point)
+        return graph_delta(value, requantized) + gamma(2) * size  # the zero point is added before rounding
     if multiplier is Multiplier.RECIPROCAL and value.family in {Family.ADD, Family.MUL, Family.SQUARE}:
         return graph_delta(value, requantized)  # the graph's own arithmetic
     if value.family is Family.POOL:  # the zero point may be added before rounding
@@ -93,10 +96,10 @@ def _float_requantized(value: Traced, requantized: Requantized) -> Tensor:
 
 
 def _dequantized(value: Traced, requantized: Requantized) -> Tensor:
-    """Return the δ of (((f(acc)·sx)·sw + bias)·(1/sy)) + z in float32, rounded half to even.
+    """Return the δ of (((f(acc)·sx)·sw + bias + b·sb)·(1/sy)) + z in float32, rounded half to even.
 
-    The accumulator's conversion, two products, the sum and two roundings for the reciprocal make six, three more where
-    scales are no float32 numbers; then the zero point is added: ties follow its parity.
+    The accumulator's conversion, two products, two sums and two roundings for the reciprocal make seven, three more
+    where scales are no float32 numbers; then the zero point is added: ties follow its parity.
     """
     size = torch.zeros(value.exact.shape, dtype=torch.float64)
     for term in value.exact.terms:
@@ -104,7 +107,7 @@ def _dequantized(value: Traced, requantized: Requantized) -> Tensor:
     strays = 3 if value.stray or not is_float32(requantized.scale) else 0
     ends = [abs(float(end / requantized.scale)) for clamp in value.exact.clamps for end in clamp if end is not None]
     largest = size.clamp(min=max(ends, default=0.0))
-    return gamma(6 + strays) * largest + gamma(2) * (requantized.r.abs() + abs(requantized.zero_point))
+    return gamma(7 + strays) * largest + gamma(2) * (requantized.r.abs() + abs(requantized.zero_point))
 
 
 def _fixed_point(value: Traced, requantized: Requantized) -> Tensor:

@@ -124,7 +124,8 @@ def scaled(gemm: DynamicGemm, operands: Operands, arithmetic: DynamicArithmetic)
         if arithmetic.order is ScaleOrder.FUSED:
             value = fma(total * scale, own_scale, torch.zeros(()) if bias is None else bias)
         else:
-            value = total * (scale * own_scale)
+            separate = arithmetic.order is ScaleOrder.SEPARATE
+            value = total * scale * own_scale if separate else total * (scale * own_scale)
             value = value if bias is None else value + bias
     return Predicted(value=gemm.clamped(value), known=known)
 

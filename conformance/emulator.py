@@ -48,6 +48,11 @@ def emulate(site: Site, profile: Profile, found: Tensor | None = None) -> Tensor
         real = _added(value, scale, target.zero_point, arithmetic)
     elif family is Family.DOT:
         real = _dotted(value, scale, profile.bias, arithmetic.multiplier)
+    elif family is Family.DOT_ADD:
+        real = _dotted_and_added(value, scale, arithmetic.multiplier)
+    elif family is Family.DOT_TABLE and value.op is not None:
+        number = _dotted(value.operands[0], None, BiasForm.FLOAT32, arithmetic.multiplier)
+        real = None if number is None or value.exact.clamps else value.op(number) * (1 / scale)
     elif family in {Family.MUL, Family.SQUARE}:
         real = _multiplied(value, scale, target.zero_point, arithmetic)
     elif family is Family.MEAN:
@@ -89,8 +94,18 @@ def _unchanged(site: Site) -> bool:
     return not site.value.exact.clamps and set(term.scales) == {site.requantized.scale}
 
 
-def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm, multiplier: Multiplier) -> Tensor | None:
-    """float32(int32 accumulator) · (sx · sw / sy), the bias among the products; or dequantized scale by scale."""
+def _dotted_and_added(value: Traced, scale: Tensor, multiplier: Multiplier) -> Tensor | None:
+    """What RECIPROCAL makes of the gemm's accumulator before the output's scale, plus the dequantized other operand."""
+    gemm, other = sorted(value.operands, key=lambda operand: operand.family is not Family.DOT)
+    real, addend = _dotted(gemm, None, BiasForm.FLOAT32, multiplier), _dequantized(other)
+    return None if real is None or addend is None else (real + addend) * (1 / scale)
+
+
+def _dotted(value: Traced, scale: Tensor | None, bias_form: BiasForm, multiplier: Multiplier) -> Tensor | None:
+    """float32(int32 accumulator) · (sx · sw / sy), the bias among the products; or dequantized scale by scale.
+
+    With RECIPROCAL the output's scale may be None, for the number itself.
+    """
     accumulator, *bias = value.exact.terms
     lead = _single(value.operands[0])
     if lead is None or len(bias) > 1:
@@ -102,7 +117,9 @@ def _dotted(value: Traced, scale: Tensor, bias_form: BiasForm, multiplier: Multi
         real = total.float() * _float32(lead) * torch.tensor(weights, dtype=torch.float32)[accumulator.which]
         for term in bias:
             real = real + (term.values.double() * term.floats(term.scales)).float()
-        return real * (1 / scale)
+        return real if scale is None else real * (1 / scale)
+    if scale is None:
+        return None
     if bias:
         number = (bias[0].values.double() * bias[0].floats(bias[0].scales)).float()
         if bias_form is BiasForm.FLOAT32:

@@ -29,14 +29,17 @@ __all__ = [
 class Family(enum.Enum):
     """What kind of integer kernel computes a value from quantized operands.
 
-    MEAN is the mean over whole axes, POOL that of windows. CONSTANT and MIXED are what no single kernel computes:
-    parameters, and several ops between two quantizes.
+    MEAN is the mean over whole axes, POOL that of windows. DOT_ADD is a gemm's result plus another tensor, DOT_TABLE an
+    elementwise function of it. CONSTANT and MIXED are what no single kernel computes: parameters, and several ops
+    between two quantizes.
     """
 
     CONSTANT = "constant"
     MOVE = "move"
     CLAMP = "clamp"
     DOT = "dot"
+    DOT_ADD = "dot_add"
+    DOT_TABLE = "dot_table"
     ADD = "add"
     MUL = "mul"
     SQUARE = "square"
@@ -102,11 +105,13 @@ class RunTimeScale(enum.Enum):
 class ScaleOrder(enum.Enum):
     """In which order a kernel turns its accumulator into a float32 number.
 
-    FUSED is fma(acc·sx, sw, bias), the activation's scale first; COMBINED is acc·(sx·sw) + bias, rounded each time.
+    FUSED is fma(acc·sx, sw, bias), the activation's scale first; COMBINED is acc·(sx·sw) + bias, rounded each time, and
+    SEPARATE is (acc·sx)·sw + bias, likewise.
     """
 
     FUSED = "fused"
     COMBINED = "combined"
+    SEPARATE = "separate"
 
 
 TableFunction: TypeAlias = Callable[..., torch.Tensor]

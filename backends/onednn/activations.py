@@ -20,7 +20,7 @@ _LARGEST = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A post-op of oneDNN.
+    """A post-op of oneDNN, or a function that the ops apply in its place.
 
     Attributes:
         name: As torch's onednn ops name it.
@@ -75,6 +75,7 @@ _LINEAR: dict[torch._ops.OpOverload, _Make] = {
     _ATEN.gelu.default: _gelu,
     _ATEN.leaky_relu.default: _leaky,
     _ATEN.tanh.default: lambda _: Activation("tanh"),
+    _ATEN.sigmoid.default: lambda _: Activation("sigmoid"),
 }
 
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 __all__ = ["as_codes", "as_quantized", "dequantized", "is_dense", "quantized", "rounded"]
 
+# Up to so many elements, passes over them cost less than torch's quantized tensors do.
+_FEW = 4096
+
 
 def as_quantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
     """Return a quantized tensor over the memory of uint8 codes."""
@@ -38,7 +41,13 @@ def quantized(tensor: Tensor, scale: float, zero_point: int) -> Tensor:
 
 
 def rounded(real: Tensor, zero_point: int = 0) -> Tensor:
-    """Return round_half_even(real + zero_point), clipped to 0..255, as uint8."""
+    """Return round_half_even(real + zero_point), clipped to 0..255, as uint8; `real` may be written over.
+
+    With a zero point, `real` holds whole numbers.
+    """
+    if real.numel() <= _FEW:
+        whole = real.add_(float(zero_point)) if zero_point else real.round_()
+        return whole.clamp_(0.0, 255.0).to(torch.uint8)
     _hush()
     return as_codes(torch.quantize_per_tensor(real, 1.0, zero_point, torch.quint8))
 

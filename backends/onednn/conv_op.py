@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized
+from quantizer_sdk.backends.onednn.functions import finished
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
@@ -18,6 +19,7 @@ __all__ = ["CONV", "conv"]
 _OPS = torch.ops.onednn
 _PREPACK = _OPS.qconv_prepack.default
 _POINTWISE, _BINARY = _OPS.qconv_pointwise.default, _OPS.qconv2d_pointwise.binary
+_VOLUME = 5  # axes of a batch of volumes, for which the kernel takes nothing that follows
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -64,8 +66,13 @@ def _conv(
     )
     operands = (x, x_scale, x_zero_point, form, weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
-    if other is None:
-        y: Tensor = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
+    if rank == _VOLUME and (other is not None or activation != "none"):
+        y: Tensor = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
+        if other is not None:
+            y.add_(other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point))
+        y = finished(y, activation, arguments, *result)
+    elif other is None:
+        y = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
     else:
         # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
         if other.dtype is torch.uint8 and dtype is torch.float32:

@@ -10,7 +10,16 @@ from torch import Tensor
 from quantizer_sdk.backends.onednn.codes import dequantized, is_dense, quantized
 from quantizer_sdk.backends.onednn.library import call, define
 
-__all__ = ["DEQUANTIZE", "LOOK_UP", "QUANTIZE", "dequantize", "look_up", "quantize"]
+__all__ = [
+    "DEQUANTIZE",
+    "DEQUANTIZE_CHANNELS",
+    "LOOK_UP",
+    "QUANTIZE",
+    "dequantize",
+    "dequantize_channels",
+    "look_up",
+    "quantize",
+]
 
 
 def _quantize(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
@@ -41,6 +50,16 @@ def _look_up_fake(x: Tensor, _table: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+def _dequantize_channels(x: Tensor, scales: Tensor, axis: int) -> Tensor:
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return x.to(torch.float32).mul_(scales.view(shape))
+
+
+def _dequantize_channels_fake(x: Tensor, _scales: Tensor, _axis: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.float32)
+
+
 QUANTIZE = define(
     "quantize(Tensor x, float scale, int zero_point, int quant_min, int quant_max) -> Tensor", _quantize, _quantize_fake
 )
@@ -48,6 +67,11 @@ QUANTIZE = define(
 
 DEQUANTIZE = define("dequantize(Tensor x, float scale, int zero_point) -> Tensor", _dequantize, _dequantize_fake)
 """float32 numbers of uint8 codes, the bits of `quantized_decomposed.dequantize_per_tensor`."""
+
+DEQUANTIZE_CHANNELS = define(
+    "dequantize_channels(Tensor x, Tensor scales, int axis) -> Tensor", _dequantize_channels, _dequantize_channels_fake
+)
+"""float32 numbers of a weight's int8 codes around 0, the bits of `dequantize_per_channel`."""
 
 LOOK_UP = define("look_up(Tensor x, Tensor table) -> Tensor", _look_up, _look_up_fake)
 """The codes that a table of 256 gives for uint8 codes."""
@@ -61,6 +85,11 @@ def quantize(*operands: Any) -> Tensor:
 def dequantize(*operands: Any) -> Tensor:
     """Call DEQUANTIZE with all its operands, by position."""
     return call(dequantize, DEQUANTIZE, _dequantize, operands)
+
+
+def dequantize_channels(*operands: Any) -> Tensor:
+    """Call DEQUANTIZE_CHANNELS with all its operands, by position."""
+    return call(dequantize_channels, DEQUANTIZE_CHANNELS, _dequantize_channels, operands)
 
 
 def look_up(*operands: Any) -> Tensor:

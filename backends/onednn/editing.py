@@ -92,7 +92,8 @@ class Editor:
     def __init__(self, model: GraphModule) -> None:
         self.model = model
         self.graph = model.graph
-        self._made: dict[tuple[int, str], Node] = {}
+        inputs = self.graph.find_nodes(op="placeholder")
+        self._last_input = inputs[-1] if inputs else next(iter(self.graph.nodes))
 
     def calls(self, *targets: torch._ops.OpOverload) -> list[Node]:
         """Return the calls of these overloads, in the graph's order."""
@@ -124,6 +125,10 @@ class Editor:
         if like is not None:
             node.meta.update({key: like.meta[key] for key in _KEPT if key in like.meta})
         return node
+
+    def behind(self, node: Node) -> Node:
+        """Return the node before which to insert what reads another as early as may be: inputs stay together."""
+        return node.next if node.op == "call_function" else self._last_input.next
 
     def replace(self, old: Node, new: Node) -> None:
         """Let the users of a node read another; the node goes, with what nobody reads any more."""

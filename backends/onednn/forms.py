@@ -1,8 +1,9 @@
 """One form for what can be written in several: uint8 codes, ops that write into no operand, quantizes next to theirs.
 
 Requires a copy of a converted model. Ensures, without a change of any number: codes of activations are uint8, with
-int8 only where the model takes or gives it; elementwise ops write into no tensor that only they read; quantizes and
-dequantizes stand above and below what only moves elements, as far as that leaves the numbers alone.
+int8 only where the model takes or gives it; embeddings look up codes; elementwise ops write into no tensor that only
+they read; quantizes and dequantizes stand above and below what only moves elements, as far as that leaves the numbers
+alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from quantizer_sdk.backends.onednn.editing import (
     quantize_of,
 )
 from quantizer_sdk.backends.onednn.moves import move_of
+from quantizer_sdk.backends.qdq_forms import gather_codes, to_unsigned_activations
 
 __all__ = ["arrange"]
 
@@ -44,13 +46,13 @@ _OUT_OF_PLACE = {
     _ATEN.sub_.Tensor: _ATEN.sub.Tensor,
     _ATEN.mul_.Tensor: _ATEN.mul.Tensor,
 }
-_SIGN = 128
 
 
 def arrange(editor: Editor) -> None:
     """Bring a graph into the form that the module's docstring names."""
     _write_nowhere(editor)
-    _make_unsigned(editor)
+    to_unsigned_activations(editor.model)
+    gather_codes(editor.model)
     written = frozenset(_written(editor))
     _share(editor, written)
     _raise_quantizes(editor, written)
@@ -85,38 +87,6 @@ def _written(editor: Editor) -> list[Node]:
             found.append(operand)
             operand = operand.args[0] if operand.args and move_of(operand) is not None else None
     return found
-
-
-def _make_unsigned(editor: Editor) -> None:
-    """Turn int8 codes to uint8: 128 more, the zero point likewise."""
-    for node in editor.calls(QUANTIZE):
-        if node.args[5] is torch.int8:
-            flips = [user for user in node.users if user.target is not DEQUANTIZE]
-            node.args = _unsigned(node.args)
-            for user in [user for user in node.users if user.target is DEQUANTIZE]:
-                user.args = _unsigned(user.args)
-            if flips:
-                signed = _flipped(editor, node, node.next, torch.int8)
-                for user in flips:
-                    user.replace_input_with(node, signed)
-    for node in editor.calls(DEQUANTIZE):
-        codes = node.args[0]
-        if node.args[5] is torch.int8 and isinstance(codes, Node) and codes.op != "get_attr":
-            node.args = _unsigned((_flipped(editor, codes, node, torch.uint8), *node.args[1:]))
-
-
-def _unsigned(arguments: Any) -> tuple[Any, ...]:
-    tensor, scale, zero_point, quant_min, quant_max, _ = arguments
-    return (tensor, scale, zero_point + _SIGN, quant_min + _SIGN, quant_max + _SIGN, torch.uint8)
-
-
-def _flipped(editor: Editor, codes: Node, before: Node, dtype: torch.dtype) -> Node:
-    """Insert what turns int8 to uint8 codes or back: it changes the sign bit."""
-    if dtype is torch.int8:
-        flipped = editor.call(before, _ATEN.bitwise_xor.Scalar, (codes, _SIGN))
-        return editor.call(before, _ATEN.view.dtype, (flipped, torch.int8))
-    seen = editor.call(before, _ATEN.view.dtype, (codes, torch.uint8))
-    return editor.call(before, _ATEN.bitwise_xor.Scalar, (seen, _SIGN))
 
 
 def _share(editor: Editor, written: frozenset[Node]) -> None:
@@ -154,7 +124,7 @@ def _raise_quantizes(editor: Editor, written: frozenset[Node]) -> None:
             if known:
                 quantized = known[0]
             else:
-                quantized = editor.call(source, QUANTIZE, (operand, *node.args[1:]), operand)
+                quantized = editor.call(editor.behind(operand), QUANTIZE, (operand, *node.args[1:]), operand)
                 pending.append(quantized)
             source.replace_input_with(operand, quantized)
         move.take_codes(padding)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from quantizer_sdk.backends.onednn.activations import NONE, Activation, activation_of
+from quantizer_sdk.backends.onednn.activations import NONE, Activation, activation_of, clamp_ends
 from quantizer_sdk.backends.onednn.conv_op import conv
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
 from quantizer_sdk.backends.onednn.linear_op import linear
 from quantizer_sdk.backends.onednn.saturation import sums_saturate
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
-__all__ = ["Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed"]
+__all__ = ["LINEARS", "Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed", "sums_fit"]
 
 _ATEN = torch.ops.aten
 _CONVS = {
@@ -26,7 +26,7 @@ _CONVS = {
     _ATEN.conv3d.default: 3,
     _ATEN.conv3d.padding: 3,
 }
-_LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
+LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
 _PAIR = 2**15
 _ADDS = frozenset({_ATEN.add.Tensor})
 
@@ -58,32 +58,34 @@ class Tail:
         last: The last call, whose result the op gives.
         other: A float tensor that is added.
         activation: What comes after that.
+        ends: The numbers that the result is clamped to after all, by its codes.
         quantize: The one reader of the result, where that quantizes it.
     """
 
     last: Node
     other: Node | None
     activation: Activation
+    ends: tuple[float, float] | None
     quantize: Node | None
 
 
 def fuse_gemms(editor: Editor) -> None:
     """Replace each convolution and linear layer whose activation is a dequantize by one op, with what follows it."""
-    for node in editor.calls(*_CONVS, *_LINEARS):
+    for node in editor.calls(*_CONVS, *LINEARS):
         gemm = gemm_of(editor, node)
         codes = None if gemm is None else codes_of(gemm.operand)
-        if gemm is not None and codes is not None and _sums_fit(editor, gemm, codes):
+        if gemm is not None and codes is not None and sums_fit(editor, gemm, codes.qparams.quant_max):
             _fuse(editor, gemm, codes)
 
 
-def _sums_fit(editor: Editor, gemm: Gemm, codes: Codes) -> bool:
+def sums_fit(editor: Editor, gemm: Gemm, largest_code: int) -> bool:
     """Whether this CPU adds the products without loss: without VNNI, two of them have to fit in 16 bits."""
     if not sums_saturate():
         return True
     weight = editor.tensor(gemm.weight.node)
     assert weight is not None
     largest = int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
-    return 2 * codes.qparams.quant_max * largest < _PAIR
+    return 2 * largest_code * largest < _PAIR
 
 
 def gemm_of(editor: Editor, node: Node) -> Gemm | None:
@@ -136,26 +138,37 @@ def _window(editor: Editor, call: dict[str, Any], rank: int) -> tuple[Any, ...] 
     return stride, whole(padding), dilation, call["groups"]
 
 
-def follow(gemm: Gemm) -> Tail:
-    """Return what follows a gemm and its kernel computes."""
+def follow(gemm: Gemm, *, to_codes: bool) -> Tail:
+    """Return what follows a gemm and its kernel computes.
+
+    Args:
+        gemm: The gemm.
+        to_codes: Whether its kernel may give codes.
+    """
     last, other, activation = gemm.node, None, NONE
     linear = not gemm.window
     user = only_user(last)
-    if user is not None and user.target in _ADDS and _adds(gemm, user):
+    if user is not None and user.target in _ADDS and _adds(user):
         other = next(operand for operand in user.all_input_nodes if operand is not last)
         last = user
     user = only_user(last)
     found = None if user is None else activation_of(user, linear=linear)
     if user is not None and found is not None and (other is None or found.name == "relu"):
         last, activation = user, found
-    user = only_user(last)
-    return Tail(last, other, activation, user if quantize_of(user) is not None else None)
+    if not to_codes or (not linear and other is not None and codes_of(other) is None):
+        return Tail(last, other, activation, None, None)  # a convolution adds floats to floats only
+    user, ends = only_user(last), None
+    after = None if user is None else only_user(user)
+    if user is not None and quantize_of(user) is None and quantize_of(after) is not None:
+        ends = clamp_ends(user)
+        last, user = (last, user) if ends is None else (user, after)
+    return Tail(last, other, activation, ends, user if quantize_of(user) is not None else None)
 
 
-def _adds(gemm: Gemm, user: Node) -> bool:
-    """Whether an addition is one of the gemm's result and another tensor of its shape, in float32."""
+def _adds(user: Node) -> bool:
+    """Whether an addition is one of two float32 tensors of its shape."""
     operands = user.all_input_nodes
-    if call_of(user)["alpha"] != 1 or len(operands) != 2 or (len(gemm.window) and len(gemm.window[0]) == 3):
+    if call_of(user)["alpha"] != 1 or len(operands) != 2:
         return False
     values = [node.meta.get("val") for node in (*operands, user)]
     tensors = [value for value in values if isinstance(value, torch.Tensor) and value.dtype is torch.float32]
@@ -163,11 +176,10 @@ def _adds(gemm: Gemm, user: Node) -> bool:
 
 
 def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:
-    tail = follow(gemm)
+    tail = follow(gemm, to_codes=True)
     out = quantize_of(tail.quantize)
+    out = out if out is None or tail.ends is None else _clamped(out, tail.ends)
     beside = None if tail.other is None else codes_of(tail.other)
-    if gemm.window and tail.other is not None and beside is None:
-        out = None  # a convolution adds floats to floats only
     x = (codes.node, codes.qparams.scale, codes.qparams.zero_point)
     weight = (gemm.weight.node, gemm.weight.scale, gemm.bias)
     result = (1.0, 0, torch.float32) if out is None else (out.scale, out.zero_point, torch.uint8)
@@ -185,6 +197,13 @@ def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:
         editor.replace(tail.last, fused)
         return
     editor.replace(tail.quantize, narrowed(editor, fused, tail.last, out))
+
+
+def _clamped(out: QParams, ends: tuple[float, float]) -> QParams:
+    """Return the range of codes that a clamp leaves: the kernels round its ends as they round all results."""
+    real = torch.tensor(ends) * (1 / torch.tensor(out.scale)) + float(out.zero_point)
+    low, high = (int(code) for code in real.round().clamp(out.quant_min, out.quant_max))
+    return QParams(out.scale, out.zero_point, min(low, high), high)
 
 
 def narrowed(editor: Editor, codes: Node, before: Node, out: QParams) -> Node:

@@ -7,7 +7,7 @@ been done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,14 +17,16 @@ __all__ = ["KERNELS", "NAMESPACE", "call", "define"]
 
 NAMESPACE = "quantizer_sdk_x86"
 
+_Result = TypeVar("_Result")
+
 # Kernels go to the dispatcher by themselves: torch's decorator for ops in Python costs several times as much a call.
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
-KERNELS: dict[torch._ops.OpOverload, Callable[..., Tensor]] = {}
+KERNELS: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 """What each op is on CPU tensors."""
 
 
-def define(schema: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]) -> torch._ops.OpOverload:
+def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
     """Register an op that changes none of its operands.
 
     Args:
@@ -42,11 +44,11 @@ def define(schema: str, kernel: Callable[..., Tensor], fake: Callable[..., Tenso
 
 
 def call(
-    function: Callable[..., Tensor],
+    function: Callable[..., _Result],
     overload: torch._ops.OpOverload,
-    kernel: Callable[..., Tensor],
+    kernel: Callable[..., _Result],
     operands: tuple[Any, ...],
-) -> Tensor:
+) -> _Result:
     """Call an op: straight its kernel where nobody would see the difference.
 
     With so many arguments, the dispatcher takes about 10 microseconds to get to a kernel in Python. Whoever compiles,
@@ -58,12 +60,12 @@ def call(
         kernel: What it is on CPU tensors.
         operands: What the op takes; the first is a tensor.
     """
-    op: Callable[..., Tensor] = overload
+    op: Callable[..., _Result] = overload
     if torch.compiler.is_compiling():
         return op(*operands)
     if type(operands[0]) is not Tensor:
         if has_torch_function(operands):
-            traced: Tensor = handle_torch_function(function, operands, *operands)
+            traced: _Result = handle_torch_function(function, operands, *operands)
             return traced
     elif not torch.is_grad_enabled() and not torch._C._len_torch_dispatch_stack():
         return kernel(*operands)

@@ -7,22 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.codes import rounded
+from quantizer_sdk.backends.onednn.functions import finished
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["LINEAR", "column_sums", "linear", "product"]
+__all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel", "whole_product"]
 
-# Up to so many results the plain product of integers is faster, though what follows it takes passes of its own.
-_FEW = 16384
-_PLAIN = frozenset({"none", "relu", "hardtanh"})
-_STATIC, _PRODUCT = "static", "product"
+# Up to so many results and products the plain product of integers is faster, though what follows it takes passes of
+# its own; for codes these are more.
+FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
+_PLAIN = frozenset({"none", "relu", "hardtanh", "sigmoid"})
+_STATIC, _SUMS = "static", "sums"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
 _POINTWISE, _BINARY = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
 
 
-def _linear(
+def linear_kernel(
     x: Tensor,
     x_scale: float,
     x_zero_point: int,
@@ -37,6 +38,7 @@ def _linear(
     algorithm: str,
     other: Tensor | None,
 ) -> Tensor:
+    """Compute `LINEAR` on CPU tensors."""
     *axes, length = x.shape
     outputs = weight.shape[0]
     flat = len(axes) == 1
@@ -45,21 +47,19 @@ def _linear(
     if count == 0 or length == 0:
         return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
     beside = other if other is None or flat else other.reshape(count, outputs)
-    if count * outputs <= _FEW and activation in _PLAIN:
-        y = product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
+    result = (out_scale, out_zero_point, dtype)
+    few = _FEW_CODES if dtype is torch.uint8 else FEW
+    if count * outputs <= few and count * outputs * length <= _FEW_PRODUCTS and activation in _PLAIN:
+        y = _product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
         if beside is not None:
             y.add_(beside)
-        if activation == "relu":
-            y.relu_()
-        elif activation == "hardtanh":
-            y.clamp_(*arguments)
-        if dtype is torch.uint8:
-            y = rounded(y.mul_(1.0 / out_scale).add_(float(out_zero_point)))
-        return _shaped(y, axes)
+        return _shaped(finished(y, activation, arguments, *result), axes)
     form = packed(weight, _STATIC, lambda: _PREPACK(weight, list(rows.shape)))
     operands = (rows, x_scale, x_zero_point, form, weight_scale, zeros(outputs))
-    result = (out_scale, out_zero_point, dtype)
-    if beside is None:
+    if activation == "sigmoid":
+        y = _POINTWISE(*operands, bias, 1.0, 0, torch.float32, "none", [], "")
+        y = finished(y if beside is None else y.add_(beside), activation, arguments, *result)
+    elif beside is None:
         y = _POINTWISE(*operands, bias, *result, activation, arguments, algorithm)
     else:  # always "add": "sum" would write into the operand
         post = ("add", 1.0, activation, arguments, algorithm)
@@ -71,16 +71,21 @@ def _shaped(y: Tensor, axes: list[int]) -> Tensor:
     return y if len(axes) == 1 else y.view(*axes, y.shape[1])
 
 
-def product(
-    rows: Tensor, x_scale: float | Tensor, x_zero_point: int, weight: Tensor, scale: Tensor, bias: Tensor | None
+def _product(
+    rows: Tensor, x_scale: float, x_zero_point: int, weight: Tensor, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return (f(Σ (x - z)·w) · x_scale) · weight_scale + bias of a few rows of codes, rounded at each step."""
-    across, sums = packed(
-        weight, (_PRODUCT, x_zero_point), lambda: (weight.t(), column_sums(weight).mul_(x_zero_point))
-    )
-    total = torch._int_mm(rows.contiguous(), across)
-    y = total.sub_(sums).to(torch.float32).mul_(x_scale).mul_(scale)
+    sums = packed(weight, _SUMS, lambda: column_sums(weight))
+    total = whole_product(rows, weight)
+    y = total.sub_(sums, alpha=x_zero_point).to(torch.float32).mul_(x_scale).mul_(scale)
     return y if bias is None else y.add_(bias)
+
+
+def whole_product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return the int32 products of rows of codes with each output's weights."""
+    if rows.shape[1] == 1:  # torch._int_mm misreads the strides of a single column
+        return rows.to(torch.int32) * weight.t()
+    return torch._int_mm(rows.contiguous(), weight.t())
 
 
 def column_sums(weight: Tensor) -> Tensor:
@@ -96,7 +101,7 @@ LINEAR = define(
     "linear(Tensor x, float x_scale, int x_zero_point, Tensor weight, Tensor weight_scale, Tensor? bias, "
     "float out_scale, int out_zero_point, ScalarType dtype, str activation, float[] arguments, str algorithm, "
     "Tensor? other) -> Tensor",
-    _linear,
+    linear_kernel,
     _fake,
 )
 """A linear layer, and what follows it at once.
@@ -108,4 +113,4 @@ activation, then as float32 or, with `dtype` uint8, as codes.
 
 def linear(*operands: Any) -> Tensor:
     """Call LINEAR with all its operands, by position."""
-    return call(linear, LINEAR, _linear, operands)
+    return call(linear, LINEAR, linear_kernel, operands)

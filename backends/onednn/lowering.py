@@ -19,6 +19,7 @@ from quantizer_sdk.backends.onednn.pointwise import (
     fuse_sums_and_products,
 )
 from quantizer_sdk.backends.onednn.program import OneDNNProgram
+from quantizer_sdk.backends.onednn.run_time_gemms import fuse_run_time_gemms
 from quantizer_sdk.errors import NotExportedError
 
 __all__ = ["lower_eager"]
@@ -61,6 +62,7 @@ def lower_eager(
     editor = Editor(clone)
     arrange(editor)
     fuse_gemms(editor)
+    fuse_run_time_gemms(editor)
     fuse_sums_and_products(editor)
     fuse_means(editor)
     fuse_functions(editor)

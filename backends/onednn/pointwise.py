@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk.backends.onednn.activations import clamp_ends
-from quantizer_sdk.backends.onednn.conversion_ops import dequantize, look_up, quantize
+from quantizer_sdk.backends.onednn.conversion_ops import dequantize, dequantize_channels, look_up, quantize
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
 from quantizer_sdk.backends.onednn.elementwise_ops import add, mul
 from quantizer_sdk.backends.onednn.window_ops import mean
@@ -147,6 +147,19 @@ def convert_the_rest(editor: Editor) -> None:
         if out is not None:
             arguments = (node.args[0], out.scale, out.zero_point, out.quant_min, out.quant_max)
             editor.replace(node, editor.call(node, quantize, arguments, node))
+    for node in editor.calls(reference.dequantize_per_channel.default):
+        call = call_of(node)
+        zero_points = editor.tensor(call["zero_points"])
+        plain = (
+            zero_points is None if call["zero_points"] is None else zero_points is not None and not zero_points.any()
+        )
+        if plain and call["out_dtype"] in {None, torch.float32} and node.users:
+            # Each where it is needed: a weight is four times as large in float.
+            operands = (call["input"], call["scales"], call["axis"])
+            for user in list(node.users):
+                where = user if user.op != "output" else node
+                user.replace_input_with(node, editor.call(where, dequantize_channels, operands, node))
+            editor.erase(node)
     for node in editor.calls(reference.dequantize_per_tensor.default):
         codes = codes_of(node)
         if codes is not None:

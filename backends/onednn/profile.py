@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import torch
 
-from quantizer_sdk.profile import Arithmetic, BiasForm, Family, Multiplier, Profile, ZeroPointOrder
+from quantizer_sdk.profile import (
+    Arithmetic,
+    BiasForm,
+    DynamicArithmetic,
+    Family,
+    Multiplier,
+    Profile,
+    RunTimeScale,
+    ScaleOrder,
+    ZeroPointOrder,
+)
 
 __all__ = ["PROFILE"]
 
+_GEMM = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE)
 _AS_THE_GRAPH = Arithmetic(multiplier=Multiplier.RECIPROCAL)
 
 PROFILE = Profile(
@@ -21,13 +32,30 @@ PROFILE = Profile(
     arithmetic={
         Family.MOVE: Arithmetic(),
         Family.CLAMP: Arithmetic(),
-        Family.DOT: Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE),
+        Family.DOT: _GEMM,
+        Family.DOT_ADD: _GEMM,
+        Family.DOT_TABLE: _GEMM,
         Family.ADD: _AS_THE_GRAPH,
         Family.MUL: _AS_THE_GRAPH,
         Family.SQUARE: _AS_THE_GRAPH,
         Family.MEAN: Arithmetic(),
         Family.POOL: _AS_THE_GRAPH,
         Family.TABLE: _AS_THE_GRAPH,
+    },
+    dynamic=DynamicArithmetic(
+        scale=RunTimeScale.DIRECT,
+        order=ScaleOrder.SEPARATE,
+        zero_point=ZeroPointOrder.BEFORE,
+        smallest_scale=torch.finfo(torch.float32).eps,
+    ),
+    # By how much oneDNN's functions, fused with a gemm, were seen to miss torch's, and some.
+    approximations={
+        torch.ops.aten.silu.default: 16,
+        torch.ops.aten.hardswish.default: 16,
+        torch.ops.aten.tanh.default: 8,
+        torch.ops.aten.gelu.default: 8,
+        torch.ops.aten.sigmoid.default: 4,
+        torch.ops.aten.sigmoid_.default: 4,
     },
     requantization=(0.0, float("inf")),
 )

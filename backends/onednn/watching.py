@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_leaves  # as above
 
 from quantizer_sdk.backend import Delegation, Kernel, source_line
 from quantizer_sdk.backends.onednn.conv_op import CONV
-from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, LOOK_UP, QUANTIZE
+from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, DEQUANTIZE_CHANNELS, LOOK_UP, QUANTIZE
 from quantizer_sdk.backends.onednn.elementwise_ops import ADD, MUL
 from quantizer_sdk.backends.onednn.library import KERNELS
 from quantizer_sdk.backends.onednn.linear_op import LINEAR
+from quantizer_sdk.backends.onednn.run_time_ops import LINEAR_AT_RUN_TIME, QUANTIZE_AT_RUN_TIME
 from quantizer_sdk.backends.onednn.window_ops import MAX_POOL, MEAN
 
 __all__ = ["Watched", "delegation_of", "watch"]
@@ -34,9 +35,12 @@ _DATA: dict[Any, tuple[int, ...]] = {
     LOOK_UP: (0,),
     QUANTIZE: (0,),
     DEQUANTIZE: (0,),
+    DEQUANTIZE_CHANNELS: (0,),
+    QUANTIZE_AT_RUN_TIME: (0,),
+    LINEAR_AT_RUN_TIME: (0, 3, 9),
 }
-_CONVERSIONS = frozenset({QUANTIZE, DEQUANTIZE})
-_GEMMS = frozenset({CONV, LINEAR})
+_CONVERSIONS = frozenset({QUANTIZE, DEQUANTIZE, DEQUANTIZE_CHANNELS, QUANTIZE_AT_RUN_TIME})
+_GEMMS = frozenset({CONV, LINEAR, LINEAR_AT_RUN_TIME})
 # What computes inside of an op, if anything has a name of its own.
 _COMPUTING = ("onednn::", "quantized::", "aten::_int_mm")
 _PREPARING = ("onednn::qconv_prepack", "onednn::qlinear_prepack")
@@ -48,7 +52,7 @@ _MOVES = frozenset(
     }
 )
 # These reach no kernel that computes.
-_ALLOCATIONS = ("aten::empty", "aten::new_empty", "aten::detach", "aten::lift_fresh")
+_ALLOCATIONS = ("aten::empty", "aten::new_empty", "aten::detach", "aten::lift_fresh", "aten::_unsafe_view")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, func: Any, name: str, operands: Sequence[Any], result: Any) -> None:
-        inputs, outputs = _types(operands), _types(tree_leaves(result))
+        # Codes come with scales and zero points, which are no data.
+        results = result[:1] if func is QUANTIZE_AT_RUN_TIME else tree_leaves(result)
+        inputs, outputs = _types(operands), _types(results)
         conversion = func in _CONVERSIONS
         whole = not any(kind.startswith(("float", "bfloat", "complex")) for kind in (*inputs, *outputs))
         kernel = Kernel(

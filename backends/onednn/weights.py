@@ -123,10 +123,9 @@ def bias_of(editor: Editor, value: Any, outputs: int) -> tuple[Node | None] | No
     codes = operands[0]
     if codes is None or codes.shape != (outputs,) or ("axis" in call and operands[1] is None):
         return None
-    arguments = [tensor if tensor is not None else argument for argument, tensor in _read(editor, value)]
-    real = value.target(*arguments)
-    return (editor.constant(f"{str(call['input'].target).replace('.', '_')}_real", real.to(torch.float32)),)
-
-
-def _read(editor: Editor, node: Node) -> list[tuple[Any, Tensor | None]]:
-    return [(argument, editor.tensor(argument)) for argument in node.args]
+    scale = operands[1] if "axis" in call else torch.tensor(float(call["scale"]))
+    zero_point = operands[2] if "axis" in call else torch.tensor(int(call["zero_point"]))
+    steps = codes.double() if zero_point is None else codes.double() - zero_point
+    assert scale is not None
+    real = (steps * scale.double()).to(torch.float32)
+    return (editor.constant(f"{str(call['input'].target).replace('.', '_')}_real", real),)
