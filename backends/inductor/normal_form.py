@@ -9,6 +9,7 @@ from quantizer_sdk.backend import give_each_call_its_weight
 from quantizer_sdk.backends.inductor.equal_pools import requantize_pools
 from quantizer_sdk.backends.inductor.float_weights import to_float_weights
 from quantizer_sdk.backends.inductor.gemms import Gemm, find_gemms
+from quantizer_sdk.backends.inductor.images import to_images
 from quantizer_sdk.backends.inductor.marks import mark
 from quantizer_sdk.backends.inductor.matrices import to_matrices
 from quantizer_sdk.backends.qdq_forms import (
@@ -43,6 +44,7 @@ def to_normal_form(model: GraphModule) -> tuple[Gemm, ...]:
     give_each_use_its_dequantize(model)
     dequantize_late(model)
     to_matrices(model)
+    to_images(model)
     gemms = find_gemms(model)
     to_float_weights(model, [node for node, gemm in gemms.items() if gemm.obstacle is not None])
     mark(node for node, gemm in gemms.items() if gemm.obstacle is None)

@@ -1,14 +1,8 @@
 """Every normal form computes the same bits as the graph before it, and has the form that it is named for."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from graphs import Q, codes, dq, dq_channels, exported, q, s8_weight
+from qdq_graphs import Q, codes, dq, dq_channels, exported, q, s8_weight
 
 from quantizer_sdk.backends.qdq_forms import (
     dequantize_late,
