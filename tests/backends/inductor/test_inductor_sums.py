@@ -1,6 +1,6 @@
 """What is added to a product stays as it was, and the next call gives the same bits.
 
-Inductor fuses `linear(y) + x` and `conv(y) + x` into kernels that add in place: into the caller's tensor, into a buffer.
+Inductor fuses `linear(y) + x` and `conv(y) + x` into kernels that add in place, be it into the caller's tensor.
 """
 
 import pytest
