@@ -45,7 +45,7 @@ PRODUCTS = {
     ),
     "linear": (lambda m, x: out(F.linear(act(x), weight(m), m.b)), ROWS, LINEAR),
     "one output": (
-        lambda m, x: out(F.linear(act(x), weight(m))),
+        lambda m, x: out(F.linear(act(x), weight(m)), 2.0),
         ROWS,
         {"w": s8_weight(1, 32), "s": scales(1), "z": zeros(1)},
     ),
