@@ -16,6 +16,7 @@ from quantizer_sdk.backends.inductor.two_sided_clamps import to_two_sided_clamps
 from quantizer_sdk.backends.qdq_forms import (
     dequantize_late,
     give_each_use_its_dequantize,
+    quantize_early,
     to_channel_weights,
     to_full_ranges,
     to_number_padding,
@@ -39,6 +40,7 @@ def to_normal_form(model: GraphModule) -> tuple[Gemm, ...]:
         The products with a quantized weight, in graph order. Those without an obstacle carry their marks.
     """
     to_unsigned_activations(model)
+    quantize_early(model)
     to_full_ranges(model)
     to_channel_weights(model)
     to_two_sided_clamps(model)

@@ -65,6 +65,7 @@ PRODUCTS = {
         rand(2, 4, 9),
         {**CONV, "w": s8_weight(16, 4, 3)},
     ),
+    "padded result": (lambda m, x: out(F.pad(F.relu6(conv(m, x)), (1, 2, 0, 1)), 0.03, 0), IMAGE, CONV),
     "depthwise": (
         lambda m, x: out(F.conv2d(act(x), weight(m), groups=4)),
         IMAGE,
