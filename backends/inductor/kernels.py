@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from quantizer_sdk.backend import Delegation, Kernel
 
-__all__ = ["Pointer", "count_integer_products", "decode_kernels", "delegation_of", "kernels_of", "pointers_of"]
+__all__ = [
+    "KernelCall",
+    "Pointer",
+    "calls_of",
+    "count_integer_products",
+    "decode_calls",
+    "decode_kernels",
+    "delegation_of",
+    "pointers_of",
+]
 
 _CPP_KERNEL = re.compile(
     r"^(?P<name>cpp_\w+) = async_compile\.cpp_pybinding\(.*?\bvoid +kernel\((?P<parameters>[^)]*)\)",
@@ -21,7 +30,9 @@ _CALL = re.compile(
 )
 _PRODUCT = re.compile(r"torch\.ops\.onednn\.(?P<name>q(?:conv|linear)\w*)\.(?P<overload>\w+)")
 _BUFFER = re.compile(r"^\s*(?P<name>\w+) = empty_strided_cpu\(.*torch\.(?P<type>\w+)\)\s*$")
-_RESULT = re.compile(r"^\s*return \(|^\s*\w+ = (?:reinterpret_tensor\(\w+|\w+; del)")
+_ALIAS = re.compile(r"^\s*(?P<name>\w+) = (?:reinterpret_tensor\()?(?P<of>\w+)(?=;|$|, \()")
+_RESULT = re.compile(r"^\s*return \(")
+_NODES = re.compile(r"^\s*# Topologically Sorted Source Nodes: \[(?P<nodes>[^\]]*)\]")
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"_\d+$")
 _DTYPE = re.compile(r"\btorch\.(uint8|int8|float32|bfloat16)\b")
@@ -56,24 +67,36 @@ class Pointer(NamedTuple):
     is_written: bool
 
 
+class KernelCall(NamedTuple):
+    """A kernel, and the names of the nodes that it computes where the code says so: the last is its result."""
+
+    kernel: Kernel
+    nodes: tuple[str, ...]
+
+
 def decode_kernels(source: str) -> tuple[Kernel, ...]:
     """Decode the calls of kernels in the Python code that inductor generated, in order of execution.
 
     An integer product is named after its op, "qconv_pointwise", and what is added to it, "qlinear_pointwise.binary"; a
     kernel in C++ by the ops that it fuses, "cpp_fused_add_quantize_per_tensor"; any other by the function it calls.
     """
+    return tuple(call.kernel for call in decode_calls(source))
+
+
+def decode_calls(source: str) -> tuple[KernelCall, ...]:
+    """Decode the calls of kernels with the nodes that they compute; see `decode_kernels`."""
     pointers = {match["name"]: pointers_of(match["parameters"]) for match in _CPP_KERNEL.finditer(source)}
-    return kernels_of(source.splitlines(), pointers)
+    return calls_of(source.splitlines(), pointers)
 
 
-def kernels_of(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> tuple[Kernel, ...]:
+def calls_of(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> tuple[KernelCall, ...]:
     """Decode the calls in lines of code.
 
     Args:
         lines: Python as inductor writes it.
         pointers: What each kernel in C++ takes, by its name.
     """
-    return tuple(_kernels(lines, pointers))
+    return tuple(_calls(lines, pointers))
 
 
 def count_integer_products(kernels: tuple[Kernel, ...]) -> int:
@@ -81,16 +104,18 @@ def count_integer_products(kernels: tuple[Kernel, ...]) -> int:
     return sum(_is_product(kernel) for kernel in kernels)
 
 
-def delegation_of(kernels: tuple[Kernel, ...], sources: dict[str, str] | None = None) -> Delegation:
+def delegation_of(calls: Sequence[KernelCall], lines: Mapping[str, str] | None = None) -> Delegation:
     """Count what runs on integers, converts or moves; the float kernels are what was not taken.
 
     Args:
-        kernels: The program's.
-        sources: The user's lines, by names of kernels, where they are known.
+        calls: The program's.
+        lines: The user's lines, by names of nodes.
     """
-    left = tuple(kernel.name for kernel in kernels if not _is_taken(kernel))
-    lines = tuple((sources or {}).get(name, "") for name in left)
-    return Delegation(subgraphs=1, delegated=len(kernels) - len(left), non_delegated=left, sources=lines)
+    left = [call for call in calls if not _is_taken(call.kernel)]
+    known = lines or {}
+    sources = tuple(next((known[node] for node in reversed(call.nodes) if known.get(node)), "") for call in left)
+    names = tuple(call.kernel.name for call in left)
+    return Delegation(subgraphs=1, delegated=len(calls) - len(left), non_delegated=names, sources=sources)
 
 
 def _is_taken(kernel: Kernel) -> bool:
@@ -101,11 +126,18 @@ def _is_product(kernel: Kernel) -> bool:
     return kernel.name.startswith(("qconv", "qlinear"))
 
 
-def _kernels(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> Iterator[Kernel]:
+def _calls(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> Iterator[KernelCall]:
     """Yield the calls; a buffer has the type that a kernel in C++ gives it, or that it was made with."""
     types: dict[str, str] = {}
     read = _read_buffers(lines, pointers)
+    nodes: tuple[str, ...] = ()
     for line in lines:
+        said = _NODES.match(line)
+        if said is not None:
+            nodes = tuple(said["nodes"].split(", "))
+        alias = _ALIAS.match(line)
+        if alias is not None and alias["of"] in types:
+            types[alias["name"]] = types[alias["of"]]
         made = _BUFFER.match(line)
         if made is not None:
             types[made["name"]] = _TYPES.get(made["type"], made["type"])
@@ -126,7 +158,8 @@ def _kernels(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) 
             kernel = _library_call(name.removeprefix("torch.ops."), arguments, types)
         else:
             continue
-        yield kernel
+        yield KernelCall(kernel, nodes)
+        nodes = ()
         if call["result"]:
             types[call["result"]] = kernel.outputs[0]
 
@@ -138,6 +171,7 @@ def _read_buffers(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ..
         call = _CALL.match(line)
         if call is None:
             read.update(_WORD.findall(line) if _RESULT.match(line) else ())
+            read.update([alias["of"]] if (alias := _ALIAS.match(line)) is not None else ())
         elif call["name"] in pointers:
             arguments = call["arguments"].split(", ")
             read.update(at for at, entry in zip(arguments, pointers[call["name"]], strict=False) if entry.is_read)

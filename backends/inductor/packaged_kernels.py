@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from quantizer_sdk.backend import Kernel
-from quantizer_sdk.backends.inductor.kernels import kernels_of, pointers_of
+from quantizer_sdk.backends.inductor.kernels import KernelCall, calls_of, pointers_of
 
-__all__ = ["decode_packaged_kernels"]
+__all__ = ["decode_packaged_calls"]
 
 _DEFINITION = re.compile(r'^extern "C" +void +(?P<name>cpp_\w+)\((?P<parameters>[^)]*)\)', re.MULTILINE)
 _CPP_CALL = re.compile(r"^\s*(?P<name>cpp_fused\w*)\((?P<arguments>.*)\);\s*$")
@@ -21,10 +20,10 @@ _HANDLE = re.compile(r"&(\w+)_handle")
 _RESULT = re.compile(r"output_handles\[\d+\] = (\w+)\.release")
 
 
-def decode_packaged_kernels(source: str) -> tuple[Kernel, ...]:
+def decode_packaged_calls(source: str) -> tuple[KernelCall, ...]:
     """Decode the calls of kernels in a package's C++ code, in order of execution, named as `decode_kernels` does."""
     pointers = {match["name"]: pointers_of(match["parameters"]) for match in _DEFINITION.finditer(source)}
-    return kernels_of(list(_in_python(source)), pointers)
+    return calls_of(list(_in_python(source)), pointers)
 
 
 def _in_python(source: str) -> Iterator[str]:

@@ -18,8 +18,8 @@ from quantizer_sdk import LoweringReport, lowering_report
 from quantizer_sdk.backend import Boundary, BoundaryQParams, Delegation, Kernel, copy_without_guards, quiet_logs
 from quantizer_sdk.backends.inductor.compiling import Findings, compiling, reporting
 from quantizer_sdk.backends.inductor.inputs import InputSpec, checked, describe_inputs
-from quantizer_sdk.backends.inductor.kernels import count_integer_products, delegation_of
-from quantizer_sdk.backends.inductor.packaged_kernels import decode_packaged_kernels
+from quantizer_sdk.backends.inductor.kernels import KernelCall, count_integer_products, delegation_of
+from quantizer_sdk.backends.inductor.packaged_kernels import decode_packaged_calls
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["PackagedProgram", "load_inductor", "write_package"]
@@ -48,7 +48,7 @@ class PackagedProgram:
         data = json.loads(text)
         self.inputs = tuple(InputSpec.from_dict(entry) for entry in data["inputs"])
         self.boundary = Boundary(*(tuple(map(_qparams, data[side])) for side in ("codes_in", "codes_out")))
-        self._kernels: tuple[Kernel, ...] | None = None
+        self._calls: tuple[KernelCall, ...] | None = None
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run the program once; inputs, results and errors as for `InductorProgram.run`."""
@@ -58,13 +58,16 @@ class PackagedProgram:
 
     def kernels(self) -> tuple[Kernel, ...]:
         """Return the kernels that the generated C++ code in the package calls, in order."""
-        if self._kernels is None:
-            self._kernels = decode_packaged_kernels(_sources(self.path))
-        return self._kernels
+        return tuple(call.kernel for call in self._decoded())
 
     def delegation(self) -> Delegation:
         """Return what runs on integers, converts or moves as delegated, and the names of the kernels in float."""
-        return delegation_of(self.kernels())
+        return delegation_of(self._decoded())
+
+    def _decoded(self) -> tuple[KernelCall, ...]:
+        if self._calls is None:
+            self._calls = decode_packaged_calls(_sources(self.path))
+        return self._calls
 
     def report(self) -> LoweringReport:
         """Return what the program consists of: it prints well, and has `to_dict`."""
@@ -130,7 +133,7 @@ def write_package(
     }
     with compiling(findings, autocast=autocast):
         torch._inductor.aoti_compile_and_package(exported, package_path=os.fspath(path), inductor_configs=options)
-    made = count_integer_products(decode_packaged_kernels(_sources(path)))
+    made = count_integer_products(tuple(call.kernel for call in decode_packaged_calls(_sources(path))))
     if made < at_least:
         with contextlib.suppress(OSError):
             path.unlink()

@@ -10,11 +10,11 @@ import torch
 from torch.fx import GraphModule
 
 from quantizer_sdk import LoweringReport, lowering_report
-from quantizer_sdk.backend import Boundary, BoundaryQParams, Delegation, Kernel
+from quantizer_sdk.backend import Boundary, BoundaryQParams, Delegation, Kernel, source_line
 from quantizer_sdk.backends.inductor.compiling import Compiled, reporting
 from quantizer_sdk.backends.inductor.gemms import Gemm
 from quantizer_sdk.backends.inductor.inputs import InputSpec, checked
-from quantizer_sdk.backends.inductor.kernels import count_integer_products, decode_kernels, delegation_of
+from quantizer_sdk.backends.inductor.kernels import KernelCall, count_integer_products, decode_calls, delegation_of
 from quantizer_sdk.backends.inductor.packaging import write_package
 
 __all__ = ["NOT_MATCHED", "InductorProgram"]
@@ -56,7 +56,8 @@ class InductorProgram:
         self._examples = tuple(example_inputs)
         self._dynamic_shapes = dynamic_shapes
         self._autocast = autocast
-        self._kernels: tuple[Kernel, ...] | None = None
+        self._lines = {node.name: source_line(node) for node in model.graph.nodes}
+        self._calls: tuple[KernelCall, ...] | None = None
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run the program once.
@@ -87,13 +88,16 @@ class InductorProgram:
 
     def kernels(self) -> tuple[Kernel, ...]:
         """Return the kernels that the generated code calls, in order."""
-        if self._kernels is None:
-            self._kernels = decode_kernels(self.source)
-        return self._kernels
+        return tuple(call.kernel for call in self._decoded())
 
     def delegation(self) -> Delegation:
         """Return what runs on integers, converts or moves as delegated, and the names of the kernels in float."""
-        return delegation_of(self.kernels())
+        return delegation_of(self._decoded(), self._lines)
+
+    def _decoded(self) -> tuple[KernelCall, ...]:
+        if self._calls is None:
+            self._calls = decode_calls(self.source)
+        return self._calls
 
     def report(self) -> LoweringReport:
         """Return what the program consists of: it prints well, and has `to_dict`."""

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from quantizer_sdk.backend import Delegation, Kernel, copy_without_guards, quiet_logs, strip_boundary
 from quantizer_sdk.backends.inductor.compiling import reporting
 from quantizer_sdk.backends.inductor.inputs import InputSpec, checked, describe_inputs
-from quantizer_sdk.backends.inductor.kernels import decode_kernels, delegation_of
+from quantizer_sdk.backends.inductor.kernels import decode_calls, decode_kernels, delegation_of
 from quantizer_sdk.backends.inductor.server import GENERATED, INPUTS, MODEL, OUTPUTS
 from quantizer_sdk.backends.inductor.weaker_process import ask_weaker_process
 from quantizer_sdk.errors import LoweringError
@@ -60,7 +60,7 @@ class WeakerProgram:
 
     def delegation(self) -> Delegation:
         """Return what runs on integers, converts or moves as delegated, and the names of the kernels in float."""
-        return delegation_of(self.kernels())
+        return delegation_of(decode_calls(self._path(GENERATED).read_text()))
 
     def save(self, path: str | Path) -> None:
         """Refuse: `InductorProgram.save` writes the package.

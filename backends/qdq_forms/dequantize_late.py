@@ -11,12 +11,12 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.backends.qdq_forms.new_nodes import add_call
 
-__all__ = ["dequantize_late"]
+__all__ = ["VIEWS", "dequantize_late"]
 
 _aten = torch.ops.aten
 _OPS = torch.ops.quantized_decomposed
 _DEQUANTIZES = frozenset({_OPS.dequantize_per_tensor.default, _OPS.dequantize_per_tensor.tensor})
-_VIEWS = frozenset(
+VIEWS = frozenset(
     {
         *(_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints, _aten.unflatten.int),
         *(_aten.transpose.int, _aten.permute.default, _aten.t.default, _aten.unsqueeze.default),
@@ -24,6 +24,7 @@ _VIEWS = frozenset(
         *(_aten.slice.Tensor, _aten.select.int, _aten.expand.default),
     }
 )
+"""What only puts elements elsewhere."""
 
 
 def dequantize_late(model: GraphModule) -> None:
@@ -35,7 +36,7 @@ def dequantize_late(model: GraphModule) -> None:
     for node in list(model.graph.nodes):
         if node.target not in _DEQUANTIZES or node.args[0].op == "get_attr":
             continue
-        while len(node.users) == 1 and (user := next(iter(node.users))).target in _VIEWS and _is_view_of(user, node):
+        while len(node.users) == 1 and (user := next(iter(node.users))).target in VIEWS and _is_view_of(user, node):
             node = _swapped(node, user)  # noqa: PLW2901  the one dequantize, at its new place
     model.recompile()
 

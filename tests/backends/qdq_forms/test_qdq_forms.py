@@ -1,20 +1,16 @@
 """Every normal form computes the same bits as the graph before it, and has the form that it is named for."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from graphs import Q, codes, dq, dq_channels, exported, q, s8_weight
+from qdq_graphs import Q, codes, dq, dq_channels, exported, q, s8_weight
 
 from quantizer_sdk.backends.qdq_forms import (
     dequantize_late,
     give_each_use_its_dequantize,
+    quantize_early,
     to_channel_weights,
     to_full_ranges,
+    to_number_padding,
     to_unsigned_activations,
 )
 
@@ -191,3 +187,43 @@ def test_views_are_of_codes():
     (linear,) = model.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
     assert linear.args[0].target is Q.dequantize_per_tensor.default
     assert linear.args[0].args[0].meta["val"].dtype == torch.uint8
+
+
+def test_codes_are_moved_and_padded():
+    def run(m, x):
+        y = F.pad(x.relu(), (1, 2, 0, 1)).transpose(1, 2)
+        return dq(q(y, 0.05, 30, 5, 99), 0.05, 30, 5, 99)
+
+    model = exported(run, (X,))
+    before = model(X)
+    quantize_early(model)
+    _assert_same(before, model, X)
+    names = [str(target).split(".")[1] for target in _targets(model)]
+    assert names == ["relu", "quantize_per_tensor", "constant_pad_nd", "transpose", "dequantize_per_tensor"]
+
+
+def test_what_others_read_is_not_moved():
+    def run(m, x):
+        y = F.pad(x, (1, 2, 0, 1))
+        return dq(q(y, 0.05, 30), 0.05, 30), y
+
+    model = exported(run, (X,))
+    targets = _targets(model)
+    quantize_early(model)
+    assert _targets(model) == targets
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 4), (1, 2)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_padding_is_a_number(kernel, padding):
+    def run(m, x):
+        a = dq(q(x, 0.05, 100), 0.05, 100)
+        return F.conv2d(a, dq_channels(m.w, m.s, m.z), m.b, padding=padding, dilation=(2, 1))
+
+    model = exported(run, (X,), **{**CONV, "w": s8_weight(5, 4, *kernel)})
+    before = model(X)
+    to_number_padding(model)
+    model.graph.lint()
+    torch.testing.assert_close(model(X), before, rtol=1e-5, atol=1e-5)
+    (conv,) = model.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+    assert conv.args[0].target is Q.dequantize_per_tensor.default
