@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from quantizer_sdk.errors import LoweringError
 
-__all__ = ["ExportedGraph", "arguments", "export_graph"]
+__all__ = ["ExportedGraph", "arguments", "export_graph", "fold_constants"]
 
 _ROUNDS = 5
 """How often what a decomposition leaves is decomposed further."""
@@ -120,6 +120,24 @@ def _decomposes(target: torch._ops.OpOverload, table: Container[Any]) -> bool:
 
 def _targets(program: ExportedProgram) -> set[Any]:
     return {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+
+
+def fold_constants(exported: ExportedGraph) -> None:
+    """Compute what is made of the model's tensors alone, where that takes no more room; dequantizes stay."""
+    for node in exported.graph.nodes:
+        value, sources = node.meta.get("val"), node.all_input_nodes
+        foldable = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+        if not foldable or not sources or not isinstance(value, torch.Tensor):
+            continue
+        if torch.Tag.nondeterministic_seeded in node.target.tags or any(item not in exported.constants for item in sources):
+            continue
+        if value.numel() > sum(exported.constants[item].numel() for item in sources):
+            continue
+        place: Any = exported.constants.get
+        arguments_, keywords = torch.fx.map_arg((node.args, node.kwargs), lambda item: place(item))
+        result = node.target(*arguments_, **keywords)
+        folded = exported.add_constant(f"{node.name}_folded", result)
+        node.replace_all_uses_with(folded)
 
 
 def _writes(node: Node) -> bool:

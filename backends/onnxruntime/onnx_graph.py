@@ -46,6 +46,7 @@ class OnnxGraph:
     Attributes:
         contrib: Whether operators of ONNX Runtime's own domain may be used.
         origin: What the nodes added from now on say of where they come from.
+        widened: What some values were before a Cast to a type that holds all their numbers.
     """
 
     def __init__(self, *, contrib: bool = True) -> None:
@@ -54,6 +55,7 @@ class OnnxGraph:
 
         self.contrib = contrib
         self.origin: Mapping[str, str] = {}
+        self.widened: dict[ir.Value, ir.Value] = {}
         self._ir = onnx_ir
         self._opset = OPSET
         self._inputs: list[ir.Value] = []

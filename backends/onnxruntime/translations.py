@@ -102,7 +102,7 @@ _COMPUTING: tuple[tuple[Translation, Sequence[Any]], ...] = (
     (reductions.mean, (aten.mean.dim, aten.mean.default)),
     (reductions.variance, (aten.var.correction, aten.var.dim, aten.var.default)),
     (reductions.variance, (aten.std.correction, aten.std.dim, aten.std.default)),
-    (reductions.norm, (aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)),
+    (reductions.norm, (aten.linalg_vector_norm.default,)),
     (reductions.cumsum, (aten.cumsum.default,)),
     (reductions.topk, (aten.topk.default,)),
     *_ops(
