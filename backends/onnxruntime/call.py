@@ -20,6 +20,7 @@ __all__ = ["Call", "Results"]
 
 Results: TypeAlias = "ir.Value | tuple[ir.Value, ...]"
 
+
 class Call:
     """A node with what its translation needs.
 

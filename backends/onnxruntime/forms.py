@@ -38,8 +38,8 @@ _MOVES: frozenset[Any] = frozenset(
 
 def quantize_early(graph: Graph) -> None:
     """Quantize before what only moves elements, or takes the largest: the kernel in front of that then gives codes."""
-    for quantize in graph.find_nodes(op="call_function", target=_QUANTIZE):
-        move = quantize.args[0]
+    for last in graph.find_nodes(op="call_function", target=_QUANTIZE):
+        quantize, move = last, last.args[0]
         while move.target in _MOVES and len(move.users) == 1:
             operand = move.args[0]
             if operand.op != "call_function" or operand.target is _DEQUANTIZE:

@@ -138,4 +138,4 @@ def _token_activation(call: Call, node: Node) -> Activation | None:
 def _is_second_of(node: Node, target: Any) -> bool:
     """Whether a node is the second result of a call of this op."""
     source = node.args[0] if node.args else None
-    return isinstance(source, Node) and source.target is target and node.args[1] == 1
+    return isinstance(source, Node) and source.target is target and bool(node.args[1] == 1)

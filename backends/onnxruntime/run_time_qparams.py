@@ -1,4 +1,4 @@
-"""Qparams that are computed from each run's data, in ONNX's standard operators, formula by formula as the ops have them.
+"""Qparams that are computed from each run's data, in ONNX's standard operators, by the formulas that the ops have.
 
 Scales are float32 here, as the formulas compute them; aten's float64 holds the same numbers.
 """
@@ -112,7 +112,7 @@ def _scalars(call: Call, scale: ir.Value, zero_point: ir.Value, kind: torch.dtyp
     for value, dtype in ((scale, torch.float32), (zero_point, kind)):
         value.dtype, value.shape = call.graph.dtype(dtype), call.graph.no_axes()
         results.append(call.emit("Reshape", value, call.int64("one", [1])))
-    return _declared(call, *results, kind)
+    return _declared(call, results[0], results[1], kind)
 
 
 def _declared(

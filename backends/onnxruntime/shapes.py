@@ -189,7 +189,7 @@ def expand(call: Call) -> ir.Value:
 
 def repeat(call: Call) -> ir.Value:
     """Tile, after axes of 1 in front."""
-    repeats = call.args.get("repeats", call.args.get("dims"))
+    repeats: Any = call.args.get("repeats", call.args.get("dims"))
     missing = len(repeats) - call.example(call.args["self"]).dim()
     x = call.value(call.args["self"])
     if missing > 0:
@@ -234,7 +234,7 @@ def embedding(call: Call) -> ir.Value:
         return call.emit("DequantizeLinear", rows, scale, zero, axis=axis)
     numbers = call.emit("Cast", rows, to=int(call.graph.dtype(torch.float32)))
     last = call.int64("last", [-1])
-    if zero is not None:
+    if found.zero_point is not None:
         points = call.emit("Gather", call.constant("zeros", found.zero_point.to(torch.float32)), places, axis=0)
         numbers = call.emit("Sub", numbers, call.emit("Unsqueeze", points, last))
     scales = call.emit("Unsqueeze", call.emit("Gather", scale, places, axis=0), last)
@@ -257,7 +257,8 @@ def index(call: Call) -> ir.Value:
         return call.emit("Gather", call.value(call.args["self"]), call.value(chosen[places[0]]), axis=places[0])
     if places != list(range(len(places))):
         raise call.refuse(f"an index of axes {places}; expected one axis, or neighbouring ones from the first")
-    shape = torch.broadcast_shapes(*(call.example(chosen[place]).shape for place in places))
+    sizes = [call.example(chosen[place]).shape for place in places]
+    shape: Any = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]  # torch has no types for it
     size = call.vector("shape", list(shape))
     columns = [
         call.emit("Unsqueeze", call.emit("Expand", call.value(chosen[place], torch.int64), size), call.int64("a", [-1]))

@@ -60,7 +60,9 @@ def per_channel(zeros=True):
     def run(self, x):
         qparams = (self.scale, self.zero_point, 1, -100, 120, torch.int8)
         codes = OPS.quantize_per_channel(x, *qparams)
-        return codes.int(), OPS.dequantize_per_channel(codes, self.scale, self.zero_point if zeros else None, *qparams[2:])
+        return codes.int(), OPS.dequantize_per_channel(
+            codes, self.scale, self.zero_point if zeros else None, *qparams[2:]
+        )
 
     return Apply(run, scale=2.0 ** torch.arange(-6, 2), zero_point=torch.arange(8) - 4)
 
@@ -101,7 +103,12 @@ def chosen(choose, low, high, dtype, eps=TINY):
     def run(self, x):
         scale, zero_point = choose(x, low, high, eps, dtype)
         codes = OPS.quantize_per_tensor.tensor(x, scale, zero_point, low, high, dtype)
-        return codes.int(), OPS.dequantize_per_tensor.tensor(codes, scale, zero_point, low, high, dtype), scale, zero_point
+        return (
+            codes.int(),
+            OPS.dequantize_per_tensor.tensor(codes, scale, zero_point, low, high, dtype),
+            scale,
+            zero_point,
+        )
 
     return Apply(run)
 
@@ -112,7 +119,11 @@ def fake_quantized():
 
 
 def cast():
-    return Apply(lambda self, x: OPS.convert_element_type.no_fuse(OPS.convert_element_type.no_fuse(x, torch.float16), torch.float32))
+    return Apply(
+        lambda self, x: OPS.convert_element_type.no_fuse(
+            OPS.convert_element_type.no_fuse(x, torch.float16), torch.float32
+        )
+    )
 
 
 AFFINE, SYMMETRIC = OPS.choose_qparams.tensor, OPS.choose_qparams_symmetric.tensor
@@ -181,7 +192,9 @@ def weight_only(four, size, groups=True, zero=False):
         if groups:
             qparams = (self.scale, self.zero_point, low, high, torch.int8, size)
             return F.linear(x, OPS.dequantize_per_channel_group(self.codes, *qparams, torch.float32), self.bias)
-        weight = OPS.dequantize_per_channel(self.codes, self.scale[:, 0], self.zero_point[:, 0], 0, low, high, torch.int8)
+        weight = OPS.dequantize_per_channel(
+            self.codes, self.scale[:, 0], self.zero_point[:, 0], 0, low, high, torch.int8
+        )
         return F.linear(x, weight, self.bias)
 
     codes = torch.randint(low, high + 1, (6, 64), dtype=torch.int8)
@@ -191,7 +204,9 @@ def weight_only(four, size, groups=True, zero=False):
 
 @pytest.mark.parametrize("shape", [(5, 64), (2, 3, 64)], ids=str)
 @pytest.mark.parametrize("zero", [False, True], ids=["symmetric", "affine"])
-@pytest.mark.parametrize(("four", "size"), [(True, 32), (True, 16), (False, 32)], ids=["4-bits", "4-bits-of-16", "8-bits"])
+@pytest.mark.parametrize(
+    ("four", "size"), [(True, 32), (True, 16), (False, 32)], ids=["4-bits", "4-bits-of-16", "8-bits"]
+)
 def test_weights_by_groups_are_one_kernel_in_float(four, size, zero, shape, export, tmp_path):
     module, x = weight_only(four, size, zero=zero), torch.randn(shape)
     program = program_of(module, (x,), export, tmp_path, "ort")
@@ -199,7 +214,9 @@ def test_weights_by_groups_are_one_kernel_in_float(four, size, zero, shape, expo
     torch.testing.assert_close(program.run(x)[0], module(x), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize(("four", "size"), [(True, 32), (True, 8), (False, 32)], ids=["4-bits", "groups-of-8", "8-bits"])
+@pytest.mark.parametrize(
+    ("four", "size"), [(True, 32), (True, 8), (False, 32)], ids=["4-bits", "groups-of-8", "8-bits"]
+)
 def test_weights_by_groups_are_portable(four, size, export, tmp_path):
     module, x = weight_only(four, size), torch.randn(5, 64)
     program = program_of(module, (x,), export, tmp_path)
@@ -228,7 +245,9 @@ def test_an_8_bit_weight_of_float_activations_stays_8_bits_in_the_kernel(export,
 TABLES = {
     "rows": lambda self: OPS.dequantize_per_channel(self.codes, self.scale, self.zero, 0, -128, 127, torch.int8),
     "rows-affine": lambda self: OPS.dequantize_per_channel(self.codes, self.scale, self.some, 0, -128, 127, torch.int8),
-    "columns": lambda self: OPS.dequantize_per_channel(self.codes, self.scale[:4], self.zero[:4], 1, -128, 127, torch.int8),
+    "columns": lambda self: OPS.dequantize_per_channel(
+        self.codes, self.scale[:4], self.zero[:4], 1, -128, 127, torch.int8
+    ),
     "tensor": lambda self: OPS.dequantize_per_tensor(self.codes, 0.25, 3, -128, 127, torch.int8),
 }
 

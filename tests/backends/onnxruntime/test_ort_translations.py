@@ -176,12 +176,18 @@ MORE_FUNCTIONS = {
     "fmod": (lambda a, b: torch.fmod(a, b.abs() + 0.5) + torch.fmod(a, 0.3), [ROWS, (8,)]),
     "remainder_tensor": (lambda a, b: torch.remainder(a, b.abs() + 0.5), [ROWS, (8,)]),
     "pow": (lambda a, b: a**2 + a.abs() ** 1.5 + a.abs() ** b + 2.0**a + a.abs() ** 0.5, [ROWS, (8,)]),
-    "maximum": (lambda a, b: torch.maximum(a, b) - torch.minimum(a, b) + torch.max(a, b) + torch.min(a, b), [ROWS, (8,)]),
+    "maximum": (
+        lambda a, b: torch.maximum(a, b) - torch.minimum(a, b) + torch.max(a, b) + torch.min(a, b),
+        [ROWS, (8,)],
+    ),
     "compare": (
         lambda a, b: (a > b).float() + (a >= 0.5) * 2 + (a < b) * 4 + (a <= 0.1) * 8 + (a == b) * 16 + (a != 0) * 32,
         [ROWS, (8,)],
     ),
-    "compare_tensors": (lambda a, b: (a >= b).float() + (a <= b) * 2 + (a != b) * 4 + (a.sign() == 1) * 8, [ROWS, (8,)]),
+    "compare_tensors": (
+        lambda a, b: (a >= b).float() + (a <= b) * 2 + (a != b) * 4 + (a.sign() == 1) * 8,
+        [ROWS, (8,)],
+    ),
     "compare_scalars": (lambda a: (a > 0).float() + (a < 0.5) * 2 + (a.round() == 0) * 4 + (a != 0.25) * 8, [ROWS]),
     "logic": (lambda a, b: torch.logical_and(a > 0, b > 0) | ~((a > 1) ^ (b > 1)) & (a > -1), [ROWS, (8,)]),
     "logic_more": (
@@ -223,12 +229,22 @@ MORE_FUNCTIONS = {
     "flip": (lambda x: x.flip(0, -1), [ROWS]),
     "index_select": (lambda x: x.index_select(1, torch.tensor([3, 0])), [ROWS]),
     "gather": (lambda x: x.gather(1, x[:, :3].abs().long()), [ROWS]),
-    "index": (lambda x: x[:, torch.tensor([3, 0])] + x[torch.tensor([0, 1, 2]), torch.tensor([3, 0, 1])][:, None], [ROWS]),
+    "index": (
+        lambda x: x[:, torch.tensor([3, 0])] + x[torch.tensor([0, 1, 2]), torch.tensor([3, 0, 1])][:, None],
+        [ROWS],
+    ),
     "arange": (lambda x: x + torch.arange(8) + torch.arange(1.0, 9.0) + torch.arange(0, 16, 2), [ROWS]),
     "filled": (
         lambda x: (
-            x.new_full((8,), 2.0) + torch.full((8,), 3.0) + torch.full_like(x, 4) + x.new_zeros(8) + x.new_ones(8)
-            + torch.zeros(8) + torch.ones(8) + torch.zeros_like(x) + torch.ones_like(x)
+            x.new_full((8,), 2.0)
+            + torch.full((8,), 3.0)
+            + torch.full_like(x, 4)
+            + x.new_zeros(8)
+            + x.new_ones(8)
+            + torch.zeros(8)
+            + torch.ones(8)
+            + torch.zeros_like(x)
+            + torch.ones_like(x)
         ),
         [ROWS],
     ),
@@ -253,15 +269,21 @@ OVERLOADS = {
     "copies": (lambda x: aten.alias(x * 2) + aten.lift_fresh_copy(x), [ROWS]),
     "any_dims": (lambda x: (aten.any.dims(x > 1, [0, 1]) | aten.all.dims(x > -9, [0, 1])).float(), [ROWS]),
     "bitwise": (
-        lambda x: ((x * 9).int() & (x * 5).int()) + aten.bitwise_or((x * 9).int(), (x * 5).int())
-        + aten.bitwise_xor.Scalar((x * 9).int(), 3) + aten.bitwise_or.Scalar((x * 9).int(), 4),
+        lambda x: (
+            ((x * 9).int() & (x * 5).int())
+            + aten.bitwise_or((x * 9).int(), (x * 5).int())
+            + aten.bitwise_xor.Scalar((x * 9).int(), 3)
+            + aten.bitwise_or.Scalar((x * 9).int(), 4)
+        ),
         [ROWS],
     ),
     "bitwise_and": (lambda x: aten.bitwise_and.Tensor((x * 9).int(), (x * 5).int()), [ROWS]),
     "clamp_tensors": (lambda a, b: aten.clamp_max.Tensor(a, b) + aten.clamp_min.Tensor(a, b), [ROWS, (8,)]),
     "convolution": (
-        lambda x, w: aten.convolution(x, w, None, [1], [1], [1], False, [0], 1)
-        + aten.convolution(x, w, None, [1], [1], [1], True, [0], 1),
+        lambda x, w: (
+            aten.convolution(x, w, None, [1], [1], [1], False, [0], 1)
+            + aten.convolution(x, w, None, [1], [1], [1], True, [0], 1)
+        ),
         [(2, 4, 9), (4, 4, 3)],
     ),
     "embedding": (lambda w, i: aten.embedding(w, i.abs().long()), [(9, 4), ROWS]),
@@ -311,7 +333,9 @@ def test_float_ops_agree_with_pytorch(name, export):
     program = lower(model, inputs)
     with torch.no_grad():
         expected = module(*inputs)
-    for actual, wanted in zip(program.run(*inputs), expected if isinstance(expected, tuple) else (expected,), strict=True):
+    for actual, wanted in zip(
+        program.run(*inputs), expected if isinstance(expected, tuple) else (expected,), strict=True
+    ):
         torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
     assert not any(kernel.integer and "float" in kernel.inputs for kernel in program.kernels())
 
