@@ -122,11 +122,14 @@ class Reasons:
             return f"{between} stands between it and its QuantizeLinear, whose range does not imply it"
         if others:
             return f"its result goes to {others[0].op_type} {others[0].name} in float: quantize it"
-        if node.op_type.startswith(("Fused", "Nhwc")) and node.op_type in _PRODUCTS:
+        activation = node.attributes.get("activation")
+        if activation is not None and activation.as_string() in _ACTIVATIONS:
             return (
-                "an activation is computed with it in float, for the range of the QuantizeLinear behind does not imply "
-                "it: put the smallest code at the activation's lower bound, or clip codes"
+                f"{activation.as_string()} is computed with it in float, for the range of the QuantizeLinear behind "
+                "does not imply it: put the smallest code at its lower bound, or clip codes"
             )
+        if activation is not None and activation.as_string():
+            return f"{activation.as_string()} is computed with it in float, and has no integer kernel here"
         return ""
 
     def _activation(self, node: ir.Node) -> str:
