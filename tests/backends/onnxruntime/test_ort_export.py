@@ -118,7 +118,7 @@ def test_arguments_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(LoweringError, match="in training mode"):
         export_onnx(Two().train(), INPUTS, path)
     assert not path.exists()
-    with pytest.raises(LoweringError, match="cannot read .*No such file"):
+    with pytest.raises(LoweringError, match=r"cannot read .*No such file"):
         run_onnx(path, *INPUTS)
 
 

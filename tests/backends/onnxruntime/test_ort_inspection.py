@@ -212,5 +212,5 @@ def test_what_is_no_model_is_refused(content, tmp_path):
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(LoweringError, match="no ONNX model|cannot read|cannot load"):
+    with pytest.raises(LoweringError, match=r"no ONNX model|cannot read|cannot load"):
         inspect_onnx(path)
