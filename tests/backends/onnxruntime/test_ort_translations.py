@@ -163,6 +163,14 @@ MORE_FUNCTIONS = {
     "attention_causal": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), QKV),
     "attention_masked": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, (q @ k.mT) > 0), QKV),
     "attention_biased": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, q @ k.mT), QKV),
+    "attention_all_masked": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.arange(5)[:, None] > torch.arange(7)),
+        QKV,
+    ),
+    "attention_all_infinite": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.zeros(5, 7).fill_(-torch.inf).triu(1)),
+        QKV,
+    ),
     "attention_shared_heads": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
         [(2, 4, 5, 4), (2, 2, 7, 4), (2, 2, 7, 4)],
