@@ -99,6 +99,8 @@ def decode_graph(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kernel]]:
     for node in graph:
         inputs = tuple(_type(types, value) for value in _operands(node))
         outputs = tuple(_result_type(types, node) for _ in node.outputs)
+        if node.op_type == "DynamicQuantizeLinear":
+            outputs = ("uint8", "float", "uint8")
         types.update(zip(node.outputs, outputs, strict=True))
         conversion = node.op_type in _CONVERSIONS
         kernel = Kernel(

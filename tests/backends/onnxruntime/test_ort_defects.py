@@ -169,6 +169,15 @@ def test_an_activation_that_the_range_does_not_imply_leaves_the_convolution_inte
     assert codes_apart(run_by_default(tmp_path / "m.onnx", x)[0], model(x), 0.04) <= 1
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_between_equal_qparams_clips_codes(name, export, tmp_path):
+    model = Apply(lambda x: round_trip(ACTIVATIONS[name](round_trip(x))))
+    x = image(2, 4, 6, 6)
+    export_onnx(export(model, x), (x,), tmp_path / "m.onnx")
+    assert kernels(tmp_path / "m.onnx") == {"QuantizeLinear": 1, "Clip": 1, "DequantizeLinear": 1}
+    torch.testing.assert_close(run_by_default(tmp_path / "m.onnx", x)[0], model(x), rtol=0, atol=1e-6)
+
+
 class Small(nn.Module):
     """A network with all that mobile networks have: depthwise, residual, squeeze, flatten, dropout."""
 
