@@ -283,6 +283,17 @@ OVERLOADS = {
         ),
         [ROWS],
     ),
+    "bitwise_scalars": (
+        lambda x: aten.bitwise_and.Scalar((x * 9).int(), 3) + aten.bitwise_xor.Tensor((x * 9).int(), (x * 5).int()),
+        [ROWS],
+    ),
+    "functional": (
+        lambda x, s: (
+            aten._native_batch_norm_legit_no_training(x, None, None, s, s.abs() + 1, 0.1, 1e-5)[0]
+            + aten._to_copy(x, dtype=torch.float64).float()
+        ),
+        [IMAGE, (4,)],
+    ),
     "bitwise_and": (lambda x: aten.bitwise_and.Tensor((x * 9).int(), (x * 5).int()), [ROWS]),
     "clamp_tensors": (lambda a, b: aten.clamp_max.Tensor(a, b) + aten.clamp_min.Tensor(a, b), [ROWS, (8,)]),
     "convolution": (
