@@ -16,7 +16,7 @@ from quantizer_sdk.backends.onnxruntime.dimensions import dimension_names
 from quantizer_sdk.backends.onnxruntime.exported import export_graph, fold_constants
 from quantizer_sdk.backends.onnxruntime.forms import clamp_codes, drop_axes_of_codes, flatten_codes, quantize_early
 from quantizer_sdk.backends.onnxruntime.onnx_graph import OnnxGraph
-from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
+from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS, translation_of
 from quantizer_sdk.backends.onnxruntime.unsigned import use_unsigned_activations
 from quantizer_sdk.errors import LoweringError
 
@@ -92,7 +92,7 @@ def _translated(
         if found is None or isinstance(found, tuple) or index != 0:
             raise LoweringError(f"{node.name}: result {index} of {source} has no translation to ONNX")
         return found
-    translation = TRANSLATIONS.get(node.target)
+    translation = translation_of(node.target)
     if translation is None:
         raise LoweringError(f"{node.name} ({node.target}) has no translation to ONNX in this backend{_where(node)}")
     return translation(Call(graph, node, values, constants))

@@ -249,6 +249,12 @@ TABLES = {
         self.codes, self.scale[:4], self.zero[:4], 1, -128, 127, torch.int8
     ),
     "tensor": lambda self: OPS.dequantize_per_tensor(self.codes, 0.25, 3, -128, 127, torch.int8),
+    "groups": lambda self: OPS.dequantize_per_channel_group(
+        self.codes, self.grid, None, -128, 127, torch.int8, 2, torch.float32
+    ),
+    "groups-affine": lambda self: OPS.dequantize_per_channel_group(
+        self.codes, self.grid, self.places, -128, 127, torch.int8, 2, torch.float32
+    ),
 }
 
 
@@ -257,9 +263,29 @@ def test_embeddings_look_integers_up(name, export, tmp_path):
     def run(self, ids):
         return F.embedding(ids, TABLES[name](self))
 
-    tables = {"codes": torch.randint(-128, 128, (9, 4), dtype=torch.int8), "scale": torch.rand(9)}
+    grids = {"grid": torch.rand(9, 2), "places": torch.arange(18, dtype=torch.int32).reshape(9, 2) - 9}
+    tables = {**grids, "codes": torch.randint(-128, 128, (9, 4), dtype=torch.int8), "scale": torch.rand(9)}
     module = Apply(run, **tables, zero=torch.zeros(9, dtype=torch.int64), some=torch.arange(9) - 4)
     ids = torch.tensor([[0, 8, 3], [4, 4, 1]])
     program = program_of(module, (ids,), export, tmp_path)
-    assert next(kernel for kernel in program.kernels() if kernel.name == "Gather").integer
+    assert any(kernel.integer for kernel in program.kernels() if kernel.name == "Gather")
     torch.testing.assert_close(program.run(ids)[0], module(ids), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "affine"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["byte", "4bit", "2bit"])
+def test_executorchs_own_embeddings_are_unpacked(kind, groups, zeros, export, tmp_path):
+    pytest.importorskip("executorch.exir.passes._quant_patterns_and_replacements")
+    low, high = {"byte": (-128, 127), "4bit": (-8, 7), "2bit": (-2, 1)}[kind]
+
+    def run(self, ids):
+        return getattr(OPS, f"embedding_{kind}")(self.codes, self.scale, self.zero_point, low, high, ids)
+
+    dtype = torch.int8 if kind == "byte" else torch.uint8
+    codes = torch.randint(-128, 128, (9, 4)).to(dtype) if kind == "byte" else torch.randint(0, 256, (9, 4), dtype=dtype)
+    shape = (9,) if groups == 1 else (9, groups)
+    module = Apply(run, codes=codes, scale=torch.rand(shape), zero_point=torch.ones(shape) if zeros else None)
+    ids = torch.tensor([[0, 8, 3], [4, 4, 1]])
+    program = program_of(module, (ids,), export, tmp_path)
+    torch.testing.assert_close(program.run(ids)[0], module(ids), rtol=1e-6, atol=1e-7)
