@@ -76,15 +76,14 @@ def _looked_up(call: Call, table: ir.Value, scales: torch.Tensor, zeros: torch.T
     if groups > 1:
         split = call.emit("Concat", call.emit("Shape", places), call.int64("groups", [groups, -1]), axis=0)
         numbers = call.emit("Reshape", numbers, split)
-    qparams = []
-    for name, values in (("zero_points", zeros), ("scales", scales)):
-        shape = [scales.shape[0]] + [groups] * (groups > 1)
-        if values is None or (name == "zero_points" and not bool(values.any())):
-            qparams.append(None)
-            continue
-        stored = call.constant(name, values.to(torch.float32).reshape(shape))
-        qparams.append(call.emit("Unsqueeze", call.emit("Gather", stored, places, axis=0), last))
-    if qparams[0] is not None:
-        numbers = call.emit("Sub", numbers, qparams[0])
-    real = call.emit("Mul", numbers, qparams[1])
+    shape = [scales.shape[0], groups] if groups > 1 else [scales.shape[0]]
+    if zeros is not None and bool(zeros.any()):
+        numbers = call.emit("Sub", numbers, _beside(call, "zero_points", zeros.reshape(shape), places, last))
+    real = call.emit("Mul", numbers, _beside(call, "scales", scales.reshape(shape), places, last))
     return call.emit("Reshape", real, call.emit("Shape", rows)) if groups > 1 else real
+
+
+def _beside(call: Call, name: str, qparams: torch.Tensor, places: ir.Value, last: ir.Value) -> ir.Value:
+    """Gather what belongs to each row, with an axis of 1 for its codes."""
+    stored = call.constant(name, qparams.to(torch.float32))
+    return call.emit("Unsqueeze", call.emit("Gather", stored, places, axis=0), last)

@@ -273,6 +273,7 @@ TRANSLATIONS: Mapping[Any, Translation] = MappingProxyType({op: translate for tr
 
 def translation_of(target: Any) -> Translation | None:
     """Return the translation of an op, by its name where another package registers it; None where there is none."""
-    found = TRANSLATIONS.get(target)
-    name = target.name() if found is None and isinstance(target, torch._ops.OpOverload) else None
-    return _named(executorch_embedding, EXECUTORCH_EMBEDDINGS[name]) if name in EXECUTORCH_EMBEDDINGS else found
+    if target in TRANSLATIONS or not isinstance(target, torch._ops.OpOverload):
+        return TRANSLATIONS.get(target)
+    name = str(target.name())  # type: ignore[no-untyped-call]  # torch has no types for it
+    return _named(executorch_embedding, EXECUTORCH_EMBEDDINGS[name]) if name in EXECUTORCH_EMBEDDINGS else None
