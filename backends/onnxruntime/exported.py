@@ -17,6 +17,10 @@ from quantizer_sdk.errors import LoweringError
 
 __all__ = ["ExportedGraph", "arguments", "export_graph", "fold_constants"]
 
+_QUANTIZES = frozenset(
+    getattr(torch.ops.quantized_decomposed, f"quantize_per_{kind}").default
+    for kind in ("tensor", "channel", "channel_group")
+)
 _ROUNDS = 5
 """How often what a decomposition leaves is decomposed further."""
 
@@ -123,11 +127,14 @@ def _targets(program: ExportedProgram) -> set[Any]:
 
 
 def fold_constants(exported: ExportedGraph) -> None:
-    """Compute what is made of the model's tensors alone, where that takes no more room; dequantizes stay."""
+    """Compute what is made of the model's tensors alone, where that takes no more room; dequantizes stay.
+
+    Weights that a model keeps as floats and quantizes are stored as integers then.
+    """
     for node in exported.graph.nodes:
         value, sources = node.meta.get("val"), node.all_input_nodes
         foldable = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
-        if not foldable or not sources or not isinstance(value, torch.Tensor):
+        if not (foldable or node.target in _QUANTIZES) or not sources or not isinstance(value, torch.Tensor):
             continue
         if torch.Tag.nondeterministic_seeded in node.target.tags or any(
             item not in exported.constants for item in sources

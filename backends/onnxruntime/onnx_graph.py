@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
 _IR_VERSION = 10
+_SYMBOL = re.compile(r"\b[su]\d+\b")
 _PRODUCER = "quantizer_sdk"
 
 
@@ -186,8 +188,8 @@ class OnnxGraph:
         return self._ir.Shape([])
 
     def _shape(self, tensor: torch.Tensor, names: Mapping[str, str]) -> ir.Shape:
-        sizes = [size if isinstance(size, int) else str(size) for size in tensor.shape]
-        return self._ir.Shape([size if isinstance(size, int) else names.get(size, size) for size in sizes])
+        sizes = [size if isinstance(size, int) else _SYMBOL.sub(_named(names), str(size)) for size in tensor.shape]
+        return self._ir.Shape(sizes)
 
     def _unique(self, name: str) -> str:
         base, count = name, 1
@@ -195,6 +197,11 @@ class OnnxGraph:
             name, count = f"{base}_{count}", count + 1
         self._taken.add(name)
         return name
+
+
+def _named(names: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    """Return what gives a symbol in a size its name."""
+    return lambda symbol: names.get(symbol[0], symbol[0])
 
 
 def _version() -> str:

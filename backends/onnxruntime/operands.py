@@ -96,7 +96,7 @@ def bias_of(call: Call, node: Any) -> ir.Value | None:
         scale = torch.tensor(scale, dtype=torch.float32) if isinstance(scale, float) else call.stored(scale)
         if codes is not None and codes.dtype is torch.int32 and scale is not None:
             return call.constant("bias", codes.to(torch.float32) * scale.to(torch.float32))
-    return call.value(node)
+    return call.value(node, torch.float32)
 
 
 def activation_of(call: Call, node: Any) -> Activation | None:

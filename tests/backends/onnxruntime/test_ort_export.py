@@ -50,6 +50,8 @@ def test_inputs_outputs_and_dynamic_sizes_keep_their_names(mode, tmp_path):
     assert [dimensions(entry) for entry in graph.input] == [["batch", "length", 8], ["batch", "length"]]
     assert [entry.name for entry in graph.output] == ["scores", "rows"]
     assert dimensions(graph.output[0]) == ["batch", "length", 8]
+    rows, columns = dimensions(graph.output[1])
+    assert (sorted(rows.split("*")), columns) == (["batch", "length"], 8)
 
 
 @pytest.mark.parametrize("mode", ["ort", "portable"])

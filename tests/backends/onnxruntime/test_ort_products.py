@@ -224,3 +224,38 @@ def test_products_run_in_an_unoptimized_session_too(export):
         model = export(Product(quantize), x)
         program = lower(model, (x,), settings=SessionSettings(optimize=False))
         torch.testing.assert_close(program.run(x)[0], model(x), rtol=1e-5, atol=1e-4)
+
+
+def test_products_of_a_bfloat16_model_multiply_integers(export):
+    class Mixed(Product):
+        def forward(self, x):
+            scale, zero_point = 0.0373, 117
+            codes = OPS.quantize_per_tensor(x.to(torch.bfloat16), scale, zero_point, 0, 255, torch.uint8)
+            real = OPS.dequantize_per_tensor(codes, scale, zero_point, 0, 255, torch.uint8, out_dtype=torch.bfloat16)
+            weight = OPS.dequantize_per_channel(
+                self.codes, self.scale, self.zero_point, 0, -127, 127, torch.int8, out_dtype=torch.bfloat16
+            )
+            return F.linear(real, weight, self.bias.to(torch.bfloat16)).float()
+
+    model, x = Mixed(static), example(5, 32)
+    program = lower(export(model, x), (x,))
+    assert "MatMulIntegerToFloat" in kernels_of(program)
+    expected = model(x)
+    torch.testing.assert_close(program.run(x)[0], expected, rtol=0, atol=float(expected.abs().max()) * 2**-6)
+
+
+def test_a_weight_that_the_model_quantizes_itself_is_stored_as_integers(export):
+    class Unfolded(Product):
+        def __init__(self, quantize):
+            super().__init__(quantize)
+            self.float_weight = nn.Parameter(torch.randn(24, 32))
+
+        def weight(self):
+            qparams = (self.scale, self.zero_point, 0, -127, 127, torch.int8)
+            return OPS.dequantize_per_channel(OPS.quantize_per_channel(self.float_weight, *qparams), *qparams)
+
+    model, x = Unfolded(static), example(5, 32)
+    program = lower(export(model, x), (x,))
+    assert kernels_of(program) == ["QuantizeLinear", "MatMulIntegerToFloat"]
+    assert program.size < 24 * 32 * 4
+    torch.testing.assert_close(program.run(x)[0], model(x), rtol=1e-5, atol=1e-5)
