@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,18 +26,28 @@ def attention(call: Call) -> ir.Value:
         keys, values = (_repeated_heads(call, item, query) for item in (key, value))
     turned = call.emit("Transpose", keys, perm=[*range(rank - 2), rank - 1, rank - 2])
     scores = call.emit("Mul", call.emit("MatMul", call.value(query), turned), call.value(scale))
-    mask = call.args["attn_mask"]
-    masked = mask is not None or call.args["is_causal"]
+    mask, dead = call.args["attn_mask"], None
     if call.args["is_causal"]:
         scores = call.emit("Where", _causal(call), scores, call.value(-math.inf))
-    elif mask is not None and call.example(mask).dtype is torch.bool:
-        scores = call.emit("Where", call.value(mask), scores, call.value(-math.inf))
     elif mask is not None:
-        scores = call.emit("Add", scores, call.value(mask, torch.float32))
-    weights = call.emit("Softmax", scores, axis=-1)
-    if masked and not call.args["is_causal"]:
-        weights = call.emit("Where", call.emit("IsNaN", weights), call.value(0.0), weights)
-    return call.emit("MatMul", weights, values)
+        added, dead = _living(call, mask)
+        scores = call.emit("Add", scores, added)
+    mixed = call.emit("MatMul", call.emit("Softmax", scores, axis=-1), values)
+    return mixed if dead is None else call.emit("Where", dead, call.value(0.0), mixed)
+
+
+def _living(call: Call, mask: Any) -> tuple[ir.Value, ir.Value]:
+    """Return what to add to scores, with nothing masked for queries whose every key is, and which queries these are.
+
+    The mask is small, as a rule: the same for all heads, and for all queries.
+    """
+    if call.example(mask).dtype is torch.bool:
+        added = call.emit("Where", call.value(mask), call.value(0.0), call.value(-math.inf))
+    else:
+        added = call.value(mask, torch.float32)
+    largest = call.emit("ReduceMax", added, call.int64("keys", [-1]), keepdims=1)
+    dead = call.emit("Equal", largest, call.value(-math.inf))
+    return call.emit("Where", dead, call.value(0.0), added), dead
 
 
 def _causal(call: Call) -> ir.Value:
@@ -48,7 +58,7 @@ def _causal(call: Call) -> ir.Value:
     return call.cast(call.emit("Trilu", ones, upper=0), torch.bool)
 
 
-def _repeated_heads(call: Call, tensor: object, query: object) -> ir.Value:
+def _repeated_heads(call: Call, tensor: Any, query: Any) -> ir.Value:
     """Repeat each head of keys or values for the queries that share it."""
     heads, shared = (int(call.example(item).shape[-3]) for item in (query, tensor))
     rank = call.example(tensor).dim()

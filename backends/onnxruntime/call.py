@@ -20,8 +20,6 @@ __all__ = ["Call", "Results"]
 
 Results: TypeAlias = "ir.Value | tuple[ir.Value, ...]"
 
-_LOOKED_THROUGH = frozenset({"Cast", "Reshape"})
-
 
 class Call:
     """A node with what its translation needs.
@@ -178,14 +176,21 @@ class Call:
         return self.graph.calls(self.node.name, operator, results, *inputs, **attributes)
 
     def cast(self, value: ir.Value, dtype: torch.dtype) -> ir.Value:
-        """Convert a value; one that was converted from that type before is taken as it was."""
+        """Convert a value; one that `widen` made of that type is taken as it was."""
         wanted = self.graph.dtype(dtype)
-        producer = value.producer()
-        if producer is not None and producer.op_type == "Cast":
-            source = producer.inputs[0]
-            if source is not None and source.dtype is wanted:
-                return source
+        source = self.graph.widened.get(value)
+        if source is not None and source.dtype is wanted:
+            return source
         return self.emit("Cast", value, to=int(wanted))
+
+    def widen(self, value: ir.Value, dtype: torch.dtype) -> ir.Value:
+        """Convert a value whose dtype is known to one that holds all its numbers; `cast` finds the way back."""
+        wanted = self.graph.dtype(dtype)
+        if value.dtype is wanted:
+            return value
+        result = self.emit("Cast", value, to=int(wanted))
+        self.graph.widened[result] = value
+        return result
 
     def scalar(self, argument: Any, dtype: torch.dtype) -> ir.Value:
         """Return a tensor of one element, or a number, as a tensor without axes; a stored one as a constant."""
@@ -206,11 +211,11 @@ class Call:
     def look_through(self, argument: Node) -> ir.Value:
         """Return the value behind the Casts and Reshapes that give run-time qparams the form which aten says."""
         value = self.value(argument)
-        while (producer := value.producer()) is not None and producer.op_type in _LOOKED_THROUGH:
+        value = self.graph.widened.get(value, value)
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Reshape" and producer.inputs[0] is not None:
             source = producer.inputs[0]
-            if source is None or source.dtype is None:
-                break
-            value = source
+            value = source if source.dtype is not None and source.shape == self.graph.no_axes() else value
         return value
 
 

@@ -109,8 +109,8 @@ def compare(call: Call, operator: str, *, negated: bool = False) -> ir.Value:
     """A comparison, in the type that both operands are promoted to."""
     operands = [call.args["self"], call.args["other"]]
     examples = [item.meta["val"] if isinstance(item, Node) else item for item in operands]
-    numbers = [item if isinstance(item, (torch.Tensor, int, float)) else 0 for item in examples]
-    dtype = torch.result_type(*numbers)
+    numbers: list[Any] = [item if isinstance(item, (torch.Tensor, int, float)) else 0 for item in examples]
+    dtype = torch.result_type(numbers[0], numbers[1])
     if dtype is torch.bool and operator != "Equal":
         dtype = torch.int32
     result = call.emit(operator, *(call.value(item, dtype) for item in operands))

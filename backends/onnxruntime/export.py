@@ -97,12 +97,12 @@ def _exported_module(
     model: nn.Module | ExportedProgram, inputs: tuple[torch.Tensor, ...], dynamic_shapes: Any
 ) -> GraphModule:
     if isinstance(model, ExportedProgram):
-        return model.module()  # type: ignore[return-value]  # a GraphModule, which torch does not say
+        return model.module()
     if isinstance(model, GraphModule):
         return model
     if model.training:
         raise LoweringError("the model is in training mode; call model.eval() first")
-    return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes).module()  # type: ignore[return-value]
+    return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes).module()
 
 
 @contextlib.contextmanager

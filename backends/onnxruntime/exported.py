@@ -15,8 +15,12 @@ from torch.fx import Graph, GraphModule, Node
 
 from quantizer_sdk.errors import LoweringError
 
-__all__ = ["ExportedGraph", "arguments", "export_graph"]
+__all__ = ["ExportedGraph", "arguments", "export_graph", "fold_constants"]
 
+_QUANTIZES = frozenset(
+    getattr(torch.ops.quantized_decomposed, f"quantize_per_{kind}").default
+    for kind in ("tensor", "channel", "channel_group")
+)
 _ROUNDS = 5
 """How often what a decomposition leaves is decomposed further."""
 
@@ -100,7 +104,7 @@ def _decomposed_program(program: ExportedProgram, translated: Container[Any]) ->
     for _ in range(_ROUNDS):
         foreign = [target for target in _targets(program) if target not in translated]
         chosen = {
-            target: table[target] if target in table else target.decompose
+            target: table[target] if target in table else target.decompose  # noqa: SIM401  its get() sees nothing
             for target in foreign
             if _decomposes(target, table)
         }
@@ -120,6 +124,28 @@ def _decomposes(target: torch._ops.OpOverload, table: Container[Any]) -> bool:
 
 def _targets(program: ExportedProgram) -> set[Any]:
     return {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+
+
+def fold_constants(exported: ExportedGraph) -> None:
+    """Compute what is made of the model's tensors alone, where that takes no more room; dequantizes stay.
+
+    Weights that a model keeps as floats and quantizes are stored as integers then.
+    """
+    for node in exported.graph.nodes:
+        value, sources = node.meta.get("val"), node.all_input_nodes
+        foldable = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+        if not (foldable or node.target in _QUANTIZES) or not sources or not isinstance(value, torch.Tensor):
+            continue
+        if torch.Tag.nondeterministic_seeded in node.target.tags or any(
+            item not in exported.constants for item in sources
+        ):
+            continue
+        if value.numel() > sum(exported.constants[item].numel() for item in sources):
+            continue
+        operands, keywords = torch.fx.map_arg((node.args, node.kwargs), exported.constants.__getitem__)
+        result = node.target(*operands, **keywords)
+        folded = exported.add_constant(f"{node.name}_folded", result)
+        node.replace_all_uses_with(folded)
 
 
 def _writes(node: Node) -> bool:

@@ -91,7 +91,7 @@ class Reasons:
             if codes in _SIXTEEN:
                 return f"its input has {codes} codes, for which x86 has no integer kernels: take uint8"
             if codes == "int8" and not stored:
-                return "its input has int8 codes, which x86 kernels take in places only: take uint8, zero points 128 higher"
+                return "its input has int8 codes, which x86 takes in few places: take uint8, zero points 128 higher"
         return ""
 
     def _bias(self, node: ir.Node) -> str:
@@ -118,14 +118,18 @@ class Reasons:
             and others[0].op_type in _ACTIVATIONS
             and any(use.node.op_type == _QUANTIZE for use in others[0].outputs[0].uses())
         ):
-            return f"{others[0].op_type} {others[0].name} stands between it and its QuantizeLinear, whose range does not imply it"
+            between = f"{others[0].op_type} {others[0].name}"
+            return f"{between} stands between it and its QuantizeLinear, whose range does not imply it"
         if others:
             return f"its result goes to {others[0].op_type} {others[0].name} in float: quantize it"
-        if node.op_type.startswith(("Fused", "Nhwc")) and node.op_type in _PRODUCTS:
+        activation = node.attributes.get("activation")
+        if activation is not None and activation.as_string() in _ACTIVATIONS:
             return (
-                "an activation is computed with it in float, for the range of the QuantizeLinear behind does not imply "
-                "it: put the smallest code at the activation's lower bound, or clip codes"
+                f"{activation.as_string()} is computed with it in float, for the range of the QuantizeLinear behind "
+                "does not imply it: put the smallest code at its lower bound, or clip codes"
             )
+        if activation is not None and activation.as_string():
+            return f"{activation.as_string()} is computed with it in float, and has no integer kernel here"
         return ""
 
     def _activation(self, node: ir.Node) -> str:

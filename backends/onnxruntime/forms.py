@@ -38,8 +38,8 @@ _MOVES: frozenset[Any] = frozenset(
 
 def quantize_early(graph: Graph) -> None:
     """Quantize before what only moves elements, or takes the largest: the kernel in front of that then gives codes."""
-    for quantize in graph.find_nodes(op="call_function", target=_QUANTIZE):
-        move = quantize.args[0]
+    for last in graph.find_nodes(op="call_function", target=_QUANTIZE):
+        quantize, move = last, last.args[0]
         while move.target in _MOVES and len(move.users) == 1:
             operand = move.args[0]
             if operand.op != "call_function" or operand.target is _DEQUANTIZE:
@@ -57,18 +57,24 @@ def quantize_early(graph: Graph) -> None:
 def clamp_codes(graph: Graph) -> None:
     """Clamp the codes instead of the value: rounding is monotone, so that both give the same.
 
-    The range of the quantize then ends at the codes of the clamp's bounds. A clamp of a dequantized value stays, for
-    nothing computes between the two that a kernel could be made of.
+    The range of the quantize then ends at the codes of the clamp's bounds. A clamp between a dequantize and a quantize
+    of other qparams stays, for nothing computes between the two that a kernel could be made of.
     """
     for quantize in graph.find_nodes(op="call_function", target=_QUANTIZE):
         clamp = quantize.args[0]
         while (clamp.target in _BOUNDED or clamp.target in _BOUND_NAMES) and len(clamp.users) == 1:
             operand = clamp.args[0]
-            if operand.target is _DEQUANTIZE or operand.op == "placeholder":
+            if operand.op == "placeholder" or (operand.target is _DEQUANTIZE and not _same_codes(operand, quantize)):
                 break
             quantize.args = (operand, *_narrowed(quantize, clamp))
             graph.erase_node(clamp)
             clamp = operand
+
+
+def _same_codes(dequantize: Node, quantize: Node) -> bool:
+    """Whether a quantize gives the codes that were dequantized, within its range."""
+    (_, *given), (_, *taken) = dequantize.args, quantize.args
+    return given[:2] == taken[:2] and given[4] is taken[4]
 
 
 def _narrowed(quantize: Node, clamp: Node) -> tuple[Any, ...]:

@@ -78,9 +78,9 @@ def _integer_product(call: Call, x: Any, matrix: Any, bias: Any, *, axis: int) -
     if activation is None:
         return None
     columns = weight.codes.t() if axis == 0 else weight.codes
-    if activation.static and call.graph.contrib:
-        return _to_float(call, activation, weight, columns, bias)
-    return _by_parts(call, activation, weight, columns, bias)
+    multiply = _to_float if activation.static and call.graph.contrib else _by_parts
+    product, wanted = multiply(call, activation, weight, columns, bias), call.example().dtype
+    return product if wanted is torch.float32 else call.cast(product, wanted)
 
 
 def _to_float(call: Call, x: Activation, weight: Weight, columns: torch.Tensor, bias: Any) -> ir.Value:

@@ -55,6 +55,7 @@ _INT32_RESULTS = frozenset({"MatMulInteger", "ConvInteger"})
 _EIGHT_BITS = frozenset({"int8", "uint8"})
 _TRUTH_RESULTS = frozenset({"And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "IsNaN"})
 # Operands after the first that say how to move data, such as a shape.
+_ONLY_MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "ReorderInput", "ReorderOutput"})
 _MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Slice", "Squeeze", "Unsqueeze", "Gather"})
 
 
@@ -99,6 +100,8 @@ def decode_graph(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kernel]]:
     for node in graph:
         inputs = tuple(_type(types, value) for value in _operands(node))
         outputs = tuple(_result_type(types, node) for _ in node.outputs)
+        if node.op_type == "DynamicQuantizeLinear":
+            outputs = ("uint8", "float", "uint8")
         types.update(zip(node.outputs, outputs, strict=True))
         conversion = node.op_type in _CONVERSIONS
         kernel = Kernel(
@@ -107,6 +110,7 @@ def decode_graph(graph: ir.Graph) -> Iterator[tuple[ir.Node, Kernel]]:
             outputs=outputs,
             integer=not conversion and all(kind.startswith(("int", "uint")) for kind in (*inputs, *outputs)),
             conversion=conversion,
+            moves=node.op_type in _ONLY_MOVES,
         )
         yield node, kernel
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
 _IR_VERSION = 10
+_SYMBOL = re.compile(r"\b[su]\d+\b")
 _PRODUCER = "quantizer_sdk"
 
 
@@ -46,6 +48,7 @@ class OnnxGraph:
     Attributes:
         contrib: Whether operators of ONNX Runtime's own domain may be used.
         origin: What the nodes added from now on say of where they come from.
+        widened: What some values were before a Cast to a type that holds all their numbers.
     """
 
     def __init__(self, *, contrib: bool = True) -> None:
@@ -54,6 +57,7 @@ class OnnxGraph:
 
         self.contrib = contrib
         self.origin: Mapping[str, str] = {}
+        self.widened: dict[ir.Value, ir.Value] = {}
         self._ir = onnx_ir
         self._opset = OPSET
         self._inputs: list[ir.Value] = []
@@ -184,8 +188,8 @@ class OnnxGraph:
         return self._ir.Shape([])
 
     def _shape(self, tensor: torch.Tensor, names: Mapping[str, str]) -> ir.Shape:
-        sizes = [size if isinstance(size, int) else str(size) for size in tensor.shape]
-        return self._ir.Shape([size if isinstance(size, int) else names.get(size, size) for size in sizes])
+        sizes = [size if isinstance(size, int) else _SYMBOL.sub(_named(names), str(size)) for size in tensor.shape]
+        return self._ir.Shape(sizes)
 
     def _unique(self, name: str) -> str:
         base, count = name, 1
@@ -193,6 +197,11 @@ class OnnxGraph:
             name, count = f"{base}_{count}", count + 1
         self._taken.add(name)
         return name
+
+
+def _named(names: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    """Return what gives a symbol in a size its name."""
+    return lambda symbol: names.get(symbol[0], symbol[0])
 
 
 def _version() -> str:

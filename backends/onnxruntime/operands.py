@@ -96,7 +96,7 @@ def bias_of(call: Call, node: Any) -> ir.Value | None:
         scale = torch.tensor(scale, dtype=torch.float32) if isinstance(scale, float) else call.stored(scale)
         if codes is not None and codes.dtype is torch.int32 and scale is not None:
             return call.constant("bias", codes.to(torch.float32) * scale.to(torch.float32))
-    return call.value(node)
+    return call.value(node, torch.float32)
 
 
 def activation_of(call: Call, node: Any) -> Activation | None:
@@ -138,4 +138,4 @@ def _token_activation(call: Call, node: Node) -> Activation | None:
 def _is_second_of(node: Node, target: Any) -> bool:
     """Whether a node is the second result of a call of this op."""
     source = node.args[0] if node.args else None
-    return isinstance(source, Node) and source.target is target and node.args[1] == 1
+    return isinstance(source, Node) and source.target is target and bool(node.args[1] == 1)

@@ -20,6 +20,11 @@ qd = torch.ops.quantized_decomposed
 QUANTIZE = qd.quantize_per_tensor.default
 DEQUANTIZE = qd.dequantize_per_tensor.default
 
+_CONVOLUTIONS = frozenset(
+    overload
+    for packet in (torch.ops.aten.conv1d, torch.ops.aten.conv2d, torch.ops.aten.conv3d)
+    for overload in (packet.default, packet.padding)
+)
 _SIXTEEN_BITS = frozenset({torch.int16, torch.uint16})
 _CODES = frozenset({torch.uint8, torch.int8}) | _SIXTEEN_BITS
 
@@ -44,7 +49,8 @@ def dequantize(call: Call) -> ir.Value:
         raise call.refuse(f"codes of {call.args['dtype']}; expected torch.int32 or at most 16 bits")
     if call.args["dtype"] in _SIXTEEN_BITS:
         call.graph.require_opset(21)
-    axis, scale, zero_point = _qparams(call, leave_out=True)
+    # ORT 1.32 makes integer kernels of convolutions without zero points, and none of products.
+    axis, scale, zero_point = _qparams(call, leave_out=all(user.target in _CONVOLUTIONS for user in call.node.users))
     real = call.emit("DequantizeLinear", call.value(call.args["input"]), scale, zero_point, axis=axis)
     wanted = call.args["out_dtype"]
     return real if wanted in (None, torch.float32) else call.cast(real, wanted)

@@ -121,9 +121,9 @@ def softmax(call: Call, operator: str = "Softmax") -> ir.Value:
 def batch_norm(call: Call) -> ir.Value:
     """BatchNormalization; the functional form of aten's op has two more results, which nothing uses."""
     call.require(training=False)
-    channels = call.tensor("running_mean")
-    scale = call.optional("weight") or call.constant("weight", torch.ones_like(channels))
-    shift = call.optional("bias") or call.constant("bias", torch.zeros_like(channels))
+    channels = int(call.example(call.args["running_mean"]).shape[0])
+    scale = call.optional("weight") or call.constant("weight", torch.ones(channels))
+    shift = call.optional("bias") or call.constant("bias", torch.zeros(channels))
     statistics = (call.value(call.args["running_mean"]), call.value(call.args["running_var"]))
     return call.emit(
         "BatchNormalization", call.value(call.args["input"]), scale, shift, *statistics, epsilon=call.args["eps"]

@@ -1,4 +1,4 @@
-"""Qparams that are computed from each run's data, in ONNX's standard operators, formula by formula as the ops have them.
+"""Qparams that are computed from each run's data, in ONNX's standard operators, by the formulas that the ops have.
 
 Scales are float32 here, as the formulas compute them; aten's float64 holds the same numbers.
 """
@@ -28,14 +28,14 @@ def choose_per_tensor(call: Call) -> tuple[ir.Value, ir.Value]:
     x = call.value(call.args["input"], torch.float32)
     if (low_code, high_code, call.args["dtype"]) == (0, 255, torch.uint8) and call.args["eps"] <= _SMALL:
         _, scale, zero_point = call.emits("DynamicQuantizeLinear", 3, x)
-        return _declared(call, scale, zero_point, torch.uint8)
+        return _scalars(call, scale, zero_point, torch.uint8)
     low, high = _range(call, x)
     span = call.emit("Sub", high, low)
     scale = _at_least(call, call.emit("Div", span, call.value(float(high_code - low_code))), call.args["eps"])
     steps = call.emit("Round", call.emit("Div", low, scale))
     zero_point = call.emit("Sub", call.value(float(low_code)), steps)
     ends = (call.value(float(low_code)), call.value(float(high_code)))
-    return _declared(call, scale, call.emit("Clip", zero_point, *ends), torch.float32)
+    return _scalars(call, scale, call.emit("Clip", zero_point, *ends), torch.float32)
 
 
 def choose_symmetric(call: Call) -> tuple[ir.Value, ir.Value]:
@@ -45,7 +45,7 @@ def choose_symmetric(call: Call) -> tuple[ir.Value, ir.Value]:
     half = call.value((call.args["quant_max"] - call.args["quant_min"]) / 2)
     scale = _at_least(call, call.emit("Div", reach, half), call.args["eps"])
     middle = 128.0 if call.args["dtype"] is torch.uint8 else 0.0
-    return _declared(call, scale, call.value(middle), torch.float32)
+    return _scalars(call, scale, call.emit("Identity", call.value(middle)), torch.float32)
 
 
 def choose_token_symmetric(call: Call) -> tuple[ir.Value, ir.Value]:
@@ -53,7 +53,7 @@ def choose_token_symmetric(call: Call) -> tuple[ir.Value, ir.Value]:
     magnitude = call.emit("Abs", call.value(call.args["input"], torch.float32))
     reach = call.emit("ReduceMax", magnitude, call.int64("axes", [-1]), keepdims=1)
     scale = call.emit("Div", _at_least(call, reach, 1e-5), call.value(127.0))
-    return scale, call.emit("Mul", scale, call.value(0.0))
+    return _declared(call, scale, call.emit("Mul", scale, call.value(0.0)))
 
 
 def choose_per_token(call: Call) -> tuple[ir.Value, ir.Value]:
@@ -67,7 +67,7 @@ def choose_per_token(call: Call) -> tuple[ir.Value, ir.Value]:
     at_low, at_high = call.emit("Div", low, scale), call.emit("Div", high, scale)
     zero_point = _nearer_end(call, at_low, at_high, -128.0, 127.0)
     ends = (call.value(-128.0), call.value(127.0))
-    return scale, call.emit("Round", call.emit("Clip", zero_point, *ends))
+    return _declared(call, scale, call.emit("Round", call.emit("Clip", zero_point, *ends)))
 
 
 def choose_per_block(call: Call) -> tuple[ir.Value, ir.Value]:
@@ -84,8 +84,7 @@ def choose_per_block(call: Call) -> tuple[ir.Value, ir.Value]:
     at_low, at_high = call.emit("Mul", low, inverse), call.emit("Mul", high, inverse)
     zero_point = _nearer_end(call, at_low, at_high, low_code, high_code)
     zero_point = call.emit("Round", call.emit("Clip", zero_point, call.value(low_code), call.value(high_code)))
-    scale = call.emit("Reciprocal", inverse)
-    return scale, zero_point
+    return _declared(call, call.emit("Reciprocal", inverse), zero_point)
 
 
 def _nearer_end(call: Call, at_low: ir.Value, at_high: ir.Value, low: float, high: float) -> ir.Value:
@@ -107,10 +106,21 @@ def _at_least(call: Call, scale: ir.Value, smallest: float) -> ir.Value:
     return call.emit("Max", scale, call.value(smallest))
 
 
-def _declared(call: Call, scale: ir.Value, zero_point: ir.Value, dtype: torch.dtype) -> tuple[ir.Value, ir.Value]:
+def _scalars(call: Call, scale: ir.Value, zero_point: ir.Value, kind: torch.dtype) -> tuple[ir.Value, ir.Value]:
     """Give scalars the shape that aten says, one axis of one element; `Call.scalar` looks through that."""
     results = []
-    for value, kind in ((scale, torch.float32), (zero_point, dtype)):
-        value.dtype, value.shape = call.graph.dtype(kind), call.graph.no_axes()
+    for value, dtype in ((scale, torch.float32), (zero_point, kind)):
+        value.dtype, value.shape = call.graph.dtype(dtype), call.graph.no_axes()
         results.append(call.emit("Reshape", value, call.int64("one", [1])))
+    return _declared(call, results[0], results[1], kind)
+
+
+def _declared(
+    call: Call, scale: ir.Value, zero_point: ir.Value, kind: torch.dtype = torch.float32
+) -> tuple[ir.Value, ir.Value]:
+    """Give results the types that aten says; what takes them in the type that they were computed in looks through."""
+    results = []
+    for place, (value, dtype) in enumerate(((scale, torch.float32), (zero_point, kind))):
+        value.dtype = call.graph.dtype(dtype)
+        results.append(call.widen(value, call.node.meta["val"][place].dtype))
     return results[0], results[1]

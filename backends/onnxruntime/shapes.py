@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
-from quantizer_sdk.backends.onnxruntime.exported import arguments
 from quantizer_sdk.backends.onnxruntime.forms import reshape_target
-from quantizer_sdk.backends.onnxruntime.operands import weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "arange",
     "cat",
-    "embedding",
     "expand",
     "filled",
     "flip",
@@ -189,7 +186,7 @@ def expand(call: Call) -> ir.Value:
 
 def repeat(call: Call) -> ir.Value:
     """Tile, after axes of 1 in front."""
-    repeats = call.args.get("repeats", call.args.get("dims"))
+    repeats: Any = call.args.get("repeats", call.args.get("dims"))
     missing = len(repeats) - call.example(call.args["self"]).dim()
     x = call.value(call.args["self"])
     if missing > 0:
@@ -218,29 +215,6 @@ def pad(call: Call) -> ir.Value:
     return call.emit("Pad", x, pads, call.scalar(call.args["value"] or 0, call.example().dtype))
 
 
-def embedding(call: Call) -> ir.Value:
-    """Gather of the rows; of integers, which are dequantized after it, where the table is stored so."""
-    table, indices = call.args["weight"], call.args["indices"]
-    places = call.value(indices)
-    by_row, by_column = (weight_of(call, table, axis) for axis in (0, 1))
-    found = by_row or by_column
-    if found is None:
-        return call.emit("Gather", call.value(table), places, axis=0)
-    rows = call.emit("Gather", call.value(arguments(table)["input"]), places, axis=0)
-    scale = call.constant("scale", found.scale)
-    zero = None if found.zero_point is None else call.constant("zero_point", found.zero_point)
-    if found.scale.dim() == 0 or by_row is None:
-        axis = call.example().dim() - 1 if found.scale.dim() else None
-        return call.emit("DequantizeLinear", rows, scale, zero, axis=axis)
-    numbers = call.emit("Cast", rows, to=int(call.graph.dtype(torch.float32)))
-    last = call.int64("last", [-1])
-    if zero is not None:
-        points = call.emit("Gather", call.constant("zeros", found.zero_point.to(torch.float32)), places, axis=0)
-        numbers = call.emit("Sub", numbers, call.emit("Unsqueeze", points, last))
-    scales = call.emit("Unsqueeze", call.emit("Gather", scale, places, axis=0), last)
-    return call.emit("Mul", numbers, scales)
-
-
 def gather(call: Call, operator: str) -> ir.Value:
     """Gather of slices, or of elements."""
     indices = call.value(call.args["index"])
@@ -257,7 +231,8 @@ def index(call: Call) -> ir.Value:
         return call.emit("Gather", call.value(call.args["self"]), call.value(chosen[places[0]]), axis=places[0])
     if places != list(range(len(places))):
         raise call.refuse(f"an index of axes {places}; expected one axis, or neighbouring ones from the first")
-    shape = torch.broadcast_shapes(*(call.example(chosen[place]).shape for place in places))
+    sizes = [call.example(chosen[place]).shape for place in places]
+    shape: Any = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]  # torch has no types for it
     size = call.vector("shape", list(shape))
     columns = [
         call.emit("Unsqueeze", call.emit("Expand", call.value(chosen[place], torch.int64), size), call.int64("a", [-1]))

@@ -13,10 +13,10 @@ from quantizer_sdk.backend import module_path, source_line
 from quantizer_sdk.backends.onnxruntime.biases import round_biases
 from quantizer_sdk.backends.onnxruntime.call import Call, Results
 from quantizer_sdk.backends.onnxruntime.dimensions import dimension_names
-from quantizer_sdk.backends.onnxruntime.exported import export_graph
+from quantizer_sdk.backends.onnxruntime.exported import export_graph, fold_constants
 from quantizer_sdk.backends.onnxruntime.forms import clamp_codes, drop_axes_of_codes, flatten_codes, quantize_early
 from quantizer_sdk.backends.onnxruntime.onnx_graph import OnnxGraph
-from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
+from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS, translation_of
 from quantizer_sdk.backends.onnxruntime.unsigned import use_unsigned_activations
 from quantizer_sdk.errors import LoweringError
 
@@ -50,6 +50,7 @@ def translate(
         MissingDependencyError: onnx_ir is not installed.
     """
     exported = export_graph(model, example_inputs, dynamic_shapes, TRANSLATIONS)
+    fold_constants(exported)
     use_unsigned_activations(exported)
     quantize_early(exported.graph)
     clamp_codes(exported.graph)
@@ -91,7 +92,7 @@ def _translated(
         if found is None or isinstance(found, tuple) or index != 0:
             raise LoweringError(f"{node.name}: result {index} of {source} has no translation to ONNX")
         return found
-    translation = TRANSLATIONS.get(node.target)
+    translation = translation_of(node.target)
     if translation is None:
         raise LoweringError(f"{node.name} ({node.target}) has no translation to ONNX in this backend{_where(node)}")
     return translation(Call(graph, node, values, constants))

@@ -12,6 +12,7 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers quanti
 
 from quantizer_sdk.backends.onnxruntime import blocks, elementwise, reductions, run_time_qparams, shapes, windows
 from quantizer_sdk.backends.onnxruntime.attention import attention
+from quantizer_sdk.backends.onnxruntime.embeddings import EXECUTORCH_EMBEDDINGS, embedding, executorch_embedding
 from quantizer_sdk.backends.onnxruntime.gemms import addmm, linear, matmul
 from quantizer_sdk.backends.onnxruntime.qdq_nodes import dequantize, quantize
 from quantizer_sdk.backends.onnxruntime.sizes import SIZE_OPERATORS, size, size_operator
@@ -19,7 +20,7 @@ from quantizer_sdk.backends.onnxruntime.sizes import SIZE_OPERATORS, size, size_
 if TYPE_CHECKING:
     from quantizer_sdk.backends.onnxruntime.call import Call, Results
 
-__all__ = ["TRANSLATIONS", "Translation"]
+__all__ = ["TRANSLATIONS", "Translation", "translation_of"]
 
 Translation: TypeAlias = "Callable[[Call], Results]"
 
@@ -102,7 +103,7 @@ _COMPUTING: tuple[tuple[Translation, Sequence[Any]], ...] = (
     (reductions.mean, (aten.mean.dim, aten.mean.default)),
     (reductions.variance, (aten.var.correction, aten.var.dim, aten.var.default)),
     (reductions.variance, (aten.std.correction, aten.std.dim, aten.std.default)),
-    (reductions.norm, (aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)),
+    (reductions.norm, (aten.linalg_vector_norm.default,)),
     (reductions.cumsum, (aten.cumsum.default,)),
     (reductions.topk, (aten.topk.default,)),
     *_ops(
@@ -246,7 +247,7 @@ _MOVING: tuple[tuple[Translation, Sequence[Any]], ...] = (
     (shapes.expand, (aten.expand.default, aten.expand_as.default)),
     (shapes.repeat, (aten.repeat.default, aten.tile.default)),
     (shapes.flip, (aten.flip.default,)),
-    (shapes.embedding, (aten.embedding.default,)),
+    (embedding, (aten.embedding.default,)),
     (_named(shapes.gather, "Gather"), (aten.index_select.default,)),
     (_named(shapes.gather, "GatherElements"), (aten.gather.default,)),
     (shapes.index, (aten.index.Tensor,)),
@@ -268,3 +269,11 @@ _MOVING: tuple[tuple[Translation, Sequence[Any]], ...] = (
 )
 _ROWS = (*_QUANTIZED, *_COMPUTING, *_ELEMENTWISE, *_MOVING)
 TRANSLATIONS: Mapping[Any, Translation] = MappingProxyType({op: translate for translate, row in _ROWS for op in row})
+
+
+def translation_of(target: Any) -> Translation | None:
+    """Return the translation of an op, by its name where another package registers it; None where there is none."""
+    if target in TRANSLATIONS or not isinstance(target, torch._ops.OpOverload):
+        return TRANSLATIONS.get(target)
+    name = str(target.name())  # type: ignore[no-untyped-call]  # torch has no types for it
+    return _named(executorch_embedding, EXECUTORCH_EMBEDDINGS[name]) if name in EXECUTORCH_EMBEDDINGS else None

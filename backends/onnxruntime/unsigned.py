@@ -61,7 +61,8 @@ def _shift(exported: ExportedGraph, node: Node) -> None:
     codes, scale, zero_point, low, high, _ = node.args
     if isinstance(zero_point, Node):
         chosen = zero_point.args[0] if zero_point.args else None
-        if not (isinstance(chosen, Node) and chosen.target in _CHOOSE):
+        is_moved = isinstance(chosen, Node) and chosen.target in _CHOOSE and chosen.args[4] is torch.uint8
+        if not is_moved:
             zero_point = _shifted_zero_point(exported, node, zero_point)
     else:
         zero_point += _SHIFT  # type: ignore[operator]  # a number, as the op's schema has it

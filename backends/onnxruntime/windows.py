@@ -68,7 +68,8 @@ def _integer_conv(call: Call, attributes: dict[str, Any]) -> ir.Value | None:
     activation = activation_of(call, x)
     if activation is None or activation.per_token:
         return None
-    return _by_parts(call, activation, weight, attributes)
+    product, wanted = _by_parts(call, activation, weight, attributes), call.example().dtype
+    return product if wanted is torch.float32 else call.cast(product, wanted)
 
 
 def _by_parts(call: Call, x: Activation, weight: Weight, attributes: dict[str, Any]) -> ir.Value:

@@ -72,6 +72,37 @@ def test_without_vnni_sums_saturate_unless_weights_are_small_or_unsigned(
     assert emulated.delegation().non_delegated == ()
 
 
+class FloatResult(Extremes):
+    """The same with a float result, by static codes or by codes of each run's range."""
+
+    def __init__(self, form):
+        super().__init__(127)
+        self.form = form
+
+    def forward(self, x):
+        ends = (0, 255, torch.uint8)
+        if self.form == "static":
+            codes = (0.02, 0, *ends)
+            x = OPS.dequantize_per_tensor(OPS.quantize_per_tensor(x, *codes), *codes)
+        else:
+            scale, zero_point = OPS.choose_qparams.tensor(x, 0, 255, 1e-7, torch.uint8)
+            codes = (scale, zero_point, *ends)
+            x = OPS.dequantize_per_tensor.tensor(OPS.quantize_per_tensor.tensor(x, *codes), *codes)
+        weight = OPS.dequantize_per_channel(self.codes, self.scale, self.zero_point, 0, -127, 127, torch.int8)
+        return nn.functional.linear(x, weight)
+
+
+@pytest.mark.parametrize("form", ["static", "dynamic"])
+def test_products_with_float_results_are_exact_without_vnni_by_exact_sums(form, export):
+    x = torch.linspace(4.0, 5.1, 4 * 64).reshape(4, 64)
+    model = export(FloatResult(form), x)
+    (expected,) = lower(model, (x,), settings=SessionSettings(exact_sums=True)).run(x)
+    (actual,) = lower_without_vnni(model, (x,)).run(x)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+    (saturated,) = lower_without_vnni(model, (x,), settings=SessionSettings(exact_sums=False)).run(x)
+    assert float((saturated - expected).abs().max()) > 1.0
+
+
 def test_what_fails_under_the_emulator_is_told(extremes):
     emulated = lower_without_vnni(extremes(63), [torch.zeros(4, 64)], integer_io=True)
     with pytest.raises(LoweringError, match=r"under valgrind cannot run the program.*invalid dimensions"):
