@@ -29,18 +29,18 @@ def refusal(bench: Bench) -> str | None:
 
     In a random graph an op may also stand where no row begins with it, as an activation behind a value that has other
     readers: it is left float for want of a row, and says so. So may any op without a weight where activations are
-    quantized at run time, since only gemms have kernels for that, and an op that is only sometimes rewritten.
+    quantized at run time, since only gemms have kernels for that, even behind one; and an op that is only sometimes
+    rewritten.
     """
     rows = {row.name for row in getattr(bench.quantizer(), "rows", ())}
     rowless = bench.scenario.subject.startswith("graph.") or bench.scenario.row.startswith("rewrite ")
-    rowless |= Scheme.named(bench.scenario.scheme).dynamic and not any(
-        str(target).removeprefix("aten.").startswith(_WEIGHTED) for target in bench.scenario.targets
-    )
+    dynamic = Scheme.named(bench.scenario.scheme).dynamic
     # An op that was rewritten all the same, for another reason than to quantize it, is there by another name.
     subject = _subject(bench) or (bench.explanation.ops if bench.scenario.row.startswith("rewrite ") else ())
     for op in subject:
         reason = op.reason if op.state == "float" else None
-        if reason is not None and (reason.split(":")[0] in rows or (rowless and reason.startswith("no row for"))):
+        may_lack = rowless or (dynamic and not op.op.removeprefix("aten.").startswith(_WEIGHTED))
+        if reason is not None and (reason.split(":")[0] in rows or (may_lack and reason.startswith("no row for"))):
             return reason
     return None
 

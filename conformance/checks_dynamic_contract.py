@@ -19,10 +19,6 @@ from quantizer_sdk.errors import GraphError, NothingAnnotatedError
 
 __all__ = ["claimed_is_quantized", "fusion_is_sound", "legal", "only_integers", "other_exports_agree", "runs"]
 
-_DYNAMIC = "qd"
-"""How the type of an operand begins that a kernel quantizes at run time; see `quantizer_sdk.backend.Kernel`."""
-
-
 def claimed_is_quantized(bench: Bench) -> Finding:
     """C1."""
     model = bench.converted
@@ -174,8 +170,7 @@ def only_integers(bench: DynamicBench) -> Finding:
     """D2."""
     kernels = bench.program.kernels()
     left = bench.program.delegation().non_delegated
-    gemms = [kernel for kernel in kernels if kernel.inputs and kernel.inputs[0].lower().startswith(_DYNAMIC)]
-    gemms = [kernel for kernel in gemms if not kernel.conversion]
+    gemms = [kernel for kernel in kernels if kernel.multiplies]
     floats = [
         f"{kernel.name}({' '.join(kernel.inputs)})"
         for kernel in kernels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,8 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "quantizer_sdk.backends"
+_INTEGER = re.compile(r"(q[a-z]?)?u?int[0-9]")
+"""What runtimes call integer types: uint8 and int8, and with qparams beside it qint8, or qdint8 for those of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,13 @@ class Kernel:
     integer: bool
     conversion: bool
     moves: bool = False
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it multiplies integers but gives floats, as a gemm does that applies the scales itself."""
+        if self.integer or self.conversion or self.moves or len(self.inputs) < 2:
+            return False
+        return all(_INTEGER.match(kind.lower()) for kind in self.inputs[:2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

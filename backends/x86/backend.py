@@ -35,9 +35,11 @@ def _judged(target: Target, **arguments: Any) -> Callable[[], X86Quantizer]:
     return lambda: _quantizer(target, quantize_results=True, config=config())
 
 
-def _schemes(target: Target, **more: Mapping[str, Any]) -> Mapping[str, Callable[[], X86Quantizer]]:
-    """Return the configurations of a part: static per channel and per tensor, and others by name."""
-    found = {"u8.pc": {}, "u8.pt": {"is_per_channel": False}, **more}
+def _schemes(target: Target, *, by_row: bool = False) -> Mapping[str, Callable[[], X86Quantizer]]:
+    """Return the configurations of a part: static per channel and per tensor, and with qparams of each row's own."""
+    found: dict[str, dict[str, bool]] = {"u8.pc": {}, "u8.pt": {"is_per_channel": False}}
+    if by_row:
+        found["d8.pc"] = {"is_dynamic": True, "is_per_token": True}
     return {f"{name}@{target.value}": _judged(target, **arguments) for name, arguments in found.items()}
 
 
@@ -68,7 +70,7 @@ _ONEDNN = Backend(
         environment=_onednn_environment,
     ),
     profile=onednn.PROFILE,
-    configurations=_schemes(Target.ONEDNN),
+    configurations=_schemes(Target.ONEDNN, by_row=True),
 )
 _INDUCTOR = Backend(
     name="inductor",

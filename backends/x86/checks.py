@@ -88,10 +88,10 @@ def _unquantized(match: Match, operand: Operand) -> bool:
 
 
 def static(match: Match) -> str | None:
-    """A kernel that adds a tensor takes activations with calibrated qparams."""
+    """Behind a product with qparams of each run, functions and sums are ops of their own."""
     spec = match.config.input_activation
     if spec is None or getattr(spec, "is_dynamic", False):
-        return "activations without calibrated qparams; the kernel adds a tensor of codes"
+        return "activations without calibrated qparams; the kernel gives what it multiplied, and no more"
     return None
 
 

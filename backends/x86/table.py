@@ -84,7 +84,7 @@ OUT = Operand(Role.OUT)
 
 _CONV_FUNCTIONS = (("relu", RELU), ("clamp", CLAMP), ("hardswish", HARDSWISH), ("silu", SILU))
 _LINEAR_FUNCTIONS = (*_CONV_FUNCTIONS, ("gelu", GELU), ("leaky_relu", LEAKY_RELU), ("tanh", TANH), ("sigmoid", SIGMOID))
-_ORT_FUNCTIONS = frozenset({"relu", "clamp"})
+_CLAMPING = frozenset({"relu", "clamp"})
 
 
 def _row(name: str, *steps: Step, extra: tuple[Check, ...] = (), output: Operand = OUT, share: bool = False) -> Row:
@@ -100,15 +100,16 @@ def _gemm(
     float_addends: bool = False,
 ) -> tuple[Entry, ...]:
     """A gemm with the functions that its kernel applies, and with the tensor that oneDNN's adds before them."""
+    by_calibration = (*extra, checks.static)
     alone = tuple(
         Entry(
-            row=_row(f"{name}_{function}", step, follower, extra=extra),
-            targets=ALL if function in _ORT_FUNCTIONS else ONEDNN,
+            row=_row(f"{name}_{function}", step, follower, extra=by_calibration),
+            targets=ALL if function in _CLAMPING else ONEDNN,
             float_results=float_results,
         )
         for function, follower in functions
     )
-    added = (*extra, only(step=1, alpha=1), checks.adds_one_of_its_shape, checks.static)
+    added = (*by_calibration, only(step=1, alpha=1), checks.adds_one_of_its_shape)
     return (
         *(
             Entry(row=row, targets=ONEDNN, float_results=float_results, float_addends=float_addends)

@@ -53,7 +53,7 @@ class X86Program:
     Attributes:
         run: Runs it on the model's inputs.
         size: In bytes, as it is shipped; None where it is no file.
-        integer: How many of its kernels compute on integers, and
+        integer: How many of its kernels compute on integers, products with float results among them, and
         floats: in float; None where nobody counts.
         left_float: How many convolutions and linears the quantizer left float, and
         layers: how many there are.
@@ -87,8 +87,8 @@ def _of(program: Any, graph: GraphModule | None = None) -> X86Program:
     return X86Program(
         run=program.run,
         size=program.size,
-        integer=sum(kernel.integer for kernel in kernels),
-        floats=sum(not (kernel.integer or kernel.conversion or kernel.moves) for kernel in kernels),
+        integer=sum(kernel.integer or kernel.multiplies for kernel in kernels),
+        floats=sum(not (k.integer or k.multiplies or k.conversion or k.moves) for k in kernels),
         left_float=None if graph is None else sum(op.state == "float" for op in layers),
         layers=None if graph is None else sum(op.state != "folded" for op in layers),
         graph=graph,

@@ -203,7 +203,7 @@ QUANTIZE_STATIC = Peer(
     introduction=(
         "What ONNX Runtime's own `quantize_static` (QDQ, QUInt8 activations, QInt8 weights) quantizes of a file,",
         "annotated on our graph and run through our exporter: so what differs from our verdict is what it quantizes,",
-        "and which qparams it shares. Concatenations have a kernel for operands of their own qparams; C3 knows of none.",
+        "and which qparams it shares. Its concatenations have a kernel for several qparams; C3 knows of none.",
     ),
     packages=("torch", "onnxruntime"),
 )

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "docs" / "conformance"
 TEXTS = {path.name: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
 PARAGRAPHS = {text.split()[0]: text for text in re.split(r"^## ", TEXTS["checks.md"], flags=re.MULTILINE)[1:]}
-ROWS = dict(re.findall(r"^\| ([A-Z, ]+) \| (.*) \|$", TEXTS["profiles.md"].split("## The profiles")[1], re.MULTILINE))
+ROWS = dict(re.findall(r"^\| ([A-Z_, ]+) \| (.*) \|$", TEXTS["profiles.md"].split("## The profiles")[1], re.MULTILINE))
 
 
 def anchors(text):
@@ -118,7 +118,7 @@ def test_every_field_of_a_profile_is_told():
     assert [name for name in members if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize(("scheme", "column"), [("s8.pc", 0), ("u8.pc@onnxruntime", 1)])
+@pytest.mark.parametrize(("scheme", "column"), [("s8.pc", 0), ("u8.pc@onnxruntime", 1), ("u8.pc@onednn", 2), ("u8.pc@inductor", 3)])
 def test_the_table_of_profiles_is_what_the_backends_say(scheme, column):
     backend = find_backend("x86" if "@" in scheme else "xnnpack")
     for family, arithmetic in backend.part_of(scheme).profile.arithmetic.items():
