@@ -166,9 +166,16 @@ def clamp(call: Call, low: str | float = "min", high: str | float | None = "max"
 
 
 def elu(call: Call) -> ir.Value:
-    """Elu."""
-    call.require(scale=1, input_scale=1)
-    return call.emit("Elu", call.value(call.args["self"]), alpha=float(call.args["alpha"]))
+    """Elu; written out where the exponent is scaled, as in celu."""
+    x, alpha = call.value(call.args["self"]), float(call.args["alpha"])
+    scale, inner = float(call.args["scale"]), float(call.args["input_scale"])
+    if inner == 1:
+        result = call.emit("Elu", x, alpha=alpha)
+    else:
+        power = call.emit("Exp", call.emit("Mul", call.emit("Min", x, call.value(0.0)), call.value(inner)))
+        below = call.emit("Mul", call.emit("Sub", power, call.value(1.0)), call.value(alpha))
+        result = call.emit("Add", call.emit("Relu", x), below)
+    return result if scale == 1 else call.emit("Mul", result, call.value(scale))
 
 
 def silu(call: Call) -> ir.Value:

@@ -17,6 +17,7 @@ __all__ = [
     "cumsum",
     "extreme",
     "group_norm",
+    "instance_norm",
     "layer_norm",
     "mean",
     "norm",
@@ -154,6 +155,16 @@ def rms_norm(call: Call) -> ir.Value:
     root = call.emit("Sqrt", call.emit("Add", square, call.value(float(eps))))
     normal = call.emit("Div", x, root)
     return normal if call.args["weight"] is None else call.emit("Mul", normal, call.value(call.args["weight"]))
+
+
+def instance_norm(call: Call) -> ir.Value:
+    """InstanceNormalization, or BatchNormalization where it takes stored statistics."""
+    if not call.args["use_input_stats"]:
+        return batch_norm(call)
+    channels = int(call.example(call.args["input"]).shape[1])
+    scale = call.optional("weight") or call.constant("weight", torch.ones(channels))
+    shift = call.optional("bias") or call.constant("bias", torch.zeros(channels))
+    return call.emit("InstanceNormalization", call.value(call.args["input"]), scale, shift, epsilon=call.args["eps"])
 
 
 def group_norm(call: Call) -> ir.Value:

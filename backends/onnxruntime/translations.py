@@ -96,6 +96,7 @@ _COMPUTING: tuple[tuple[Translation, Sequence[Any]], ...] = (
     ],
     (reductions.batch_norm, (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)),
     (reductions.layer_norm, (aten.layer_norm.default,)),
+    (reductions.instance_norm, (aten.instance_norm.default,)),
     (reductions.group_norm, (aten.group_norm.default,)),
     (reductions.rms_norm, (aten.rms_norm.default,)),
     (reductions.softmax, (aten.softmax.int, aten._softmax.default)),
