@@ -21,6 +21,7 @@ __all__ = [
     "clamp",
     "compare",
     "elu",
+    "expm1",
     "floor_divide",
     "fmod",
     "glu",
@@ -37,6 +38,7 @@ __all__ = [
     "scalar_minus",
     "silu",
     "softplus",
+    "truncate",
     "unary",
     "where",
 ]
@@ -227,6 +229,17 @@ def log1p(call: Call, base: float | None = None) -> ir.Value:
     if base is None:
         return call.emit("Log", call.emit("Add", x, call.value(1.0)))
     return call.emit("Div", call.emit("Log", x), call.value(math.log(base)))
+
+
+def expm1(call: Call) -> ir.Value:
+    """Exp less 1."""
+    return call.emit("Sub", call.emit("Exp", call.value(call.args["self"])), call.value(1.0))
+
+
+def truncate(call: Call) -> ir.Value:
+    """Round toward zero."""
+    x = call.value(call.args["self"])
+    return call.emit("Mul", call.emit("Sign", x), call.emit("Floor", call.emit("Abs", x)))
 
 
 def same(call: Call) -> ir.Value:

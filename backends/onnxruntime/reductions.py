@@ -24,6 +24,7 @@ __all__ = [
     "reduce",
     "rms_norm",
     "softmax",
+    "sort",
     "topk",
     "truth",
     "variance",
@@ -112,6 +113,19 @@ def topk(call: Call) -> tuple[ir.Value, ...]:
     k = call.vector("k", [call.args["k"]])
     flags = {"largest": int(call.args["largest"]), "sorted": int(call.args["sorted"])}
     return call.emits("TopK", 2, call.value(call.args["self"]), k, axis=call.args["dim"], **flags)
+
+
+def sort(call: Call) -> tuple[ir.Value, ...]:
+    """TopK of all."""
+    axis = call.args["dim"]
+    size = call.example(call.args["self"]).shape[axis]
+    x = call.value(call.args["self"])
+    if isinstance(size, int):
+        k = call.int64("k", [size])
+    else:
+        place = axis % call.example(call.args["self"]).dim()
+        k = call.emit("Shape", x, start=place, end=place + 1)
+    return call.emits("TopK", 2, x, k, axis=axis, largest=int(call.args["descending"]), sorted=1)
 
 
 def softmax(call: Call, operator: str = "Softmax") -> ir.Value:

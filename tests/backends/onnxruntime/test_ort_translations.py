@@ -218,7 +218,26 @@ MORE_FUNCTIONS = {
     "masked_fill": (lambda a, b: a.masked_fill(b > 0, -1.5), [ROWS, ROWS]),
     "log": (lambda x: x.abs().log() + x.abs().log1p() + x.abs().log2() + x.abs().log10(), [ROWS]),
     "rounding": (lambda x: (x * 3).round() + x.floor() + x.ceil() + x.sign() + x.abs(), [ROWS]),
-    "trigonometry": (lambda x: x.sin() + x.cos(), [ROWS]),
+    "trigonometry": (
+        lambda x: (
+            x.sin()
+            + x.cos()
+            + x.atan()
+            + x.sinh()
+            + x.cosh()
+            + x.asinh()
+            + (x * 0.3).tan()
+            + x.trunc()
+            + (x / 9).asin()
+            + (x / 9).acos()
+            + (x / 9).atanh()
+            + (x.abs() + 1).acosh()
+            + x.expm1()
+        ),
+        [ROWS],
+    ),
+    "sort": (lambda x: x.sort(1)[0] + x.sort(1, descending=True)[1], [ROWS]),
+    "scatter": (lambda a, b: a.scatter(1, torch.tensor([[3], [0], [7]]), b), [ROWS, (3, 1)]),
     "reciprocal": (lambda x: (x.abs() + 1).reciprocal() + (x.abs() + 1).rsqrt(), [ROWS]),
     "non_finite": (lambda x: (x / 0).isinf().float() + (x - x / 0 + x / 0).isnan().float(), [ROWS]),
     "clamp_tensor": (lambda a, b: torch.clamp(a, -b.abs(), b.abs()), [ROWS, (8,)]),
