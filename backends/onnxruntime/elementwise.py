@@ -21,6 +21,7 @@ __all__ = [
     "clamp",
     "compare",
     "elu",
+    "expm1",
     "floor_divide",
     "fmod",
     "glu",
@@ -37,6 +38,7 @@ __all__ = [
     "scalar_minus",
     "silu",
     "softplus",
+    "truncate",
     "unary",
     "where",
 ]
@@ -166,9 +168,16 @@ def clamp(call: Call, low: str | float = "min", high: str | float | None = "max"
 
 
 def elu(call: Call) -> ir.Value:
-    """Elu."""
-    call.require(scale=1, input_scale=1)
-    return call.emit("Elu", call.value(call.args["self"]), alpha=float(call.args["alpha"]))
+    """Elu; written out where the exponent is scaled, as in celu."""
+    x, alpha = call.value(call.args["self"]), float(call.args["alpha"])
+    scale, inner = float(call.args["scale"]), float(call.args["input_scale"])
+    if inner == 1:
+        result = call.emit("Elu", x, alpha=alpha)
+    else:
+        power = call.emit("Exp", call.emit("Mul", call.emit("Min", x, call.value(0.0)), call.value(inner)))
+        below = call.emit("Mul", call.emit("Sub", power, call.value(1.0)), call.value(alpha))
+        result = call.emit("Add", call.emit("Relu", x), below)
+    return result if scale == 1 else call.emit("Mul", result, call.value(scale))
 
 
 def silu(call: Call) -> ir.Value:
@@ -220,6 +229,17 @@ def log1p(call: Call, base: float | None = None) -> ir.Value:
     if base is None:
         return call.emit("Log", call.emit("Add", x, call.value(1.0)))
     return call.emit("Div", call.emit("Log", x), call.value(math.log(base)))
+
+
+def expm1(call: Call) -> ir.Value:
+    """Exp less 1."""
+    return call.emit("Sub", call.emit("Exp", call.value(call.args["self"])), call.value(1.0))
+
+
+def truncate(call: Call) -> ir.Value:
+    """Round toward zero."""
+    x = call.value(call.args["self"])
+    return call.emit("Mul", call.emit("Sign", x), call.emit("Floor", call.emit("Abs", x)))
 
 
 def same(call: Call) -> ir.Value:

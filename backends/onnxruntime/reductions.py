@@ -17,12 +17,14 @@ __all__ = [
     "cumsum",
     "extreme",
     "group_norm",
+    "instance_norm",
     "layer_norm",
     "mean",
     "norm",
     "reduce",
     "rms_norm",
     "softmax",
+    "sort",
     "topk",
     "truth",
     "variance",
@@ -113,6 +115,19 @@ def topk(call: Call) -> tuple[ir.Value, ...]:
     return call.emits("TopK", 2, call.value(call.args["self"]), k, axis=call.args["dim"], **flags)
 
 
+def sort(call: Call) -> tuple[ir.Value, ...]:
+    """TopK of all."""
+    axis = call.args["dim"]
+    size = call.example(call.args["self"]).shape[axis]
+    x = call.value(call.args["self"])
+    if isinstance(size, int):
+        k = call.int64("k", [size])
+    else:
+        place = axis % call.example(call.args["self"]).dim()
+        k = call.emit("Shape", x, start=place, end=place + 1)
+    return call.emits("TopK", 2, x, k, axis=axis, largest=int(call.args["descending"]), sorted=1)
+
+
 def softmax(call: Call, operator: str = "Softmax") -> ir.Value:
     """Softmax, or its logarithm."""
     return call.emit(operator, call.value(call.args["self"], call.example().dtype), axis=call.args["dim"])
@@ -154,6 +169,16 @@ def rms_norm(call: Call) -> ir.Value:
     root = call.emit("Sqrt", call.emit("Add", square, call.value(float(eps))))
     normal = call.emit("Div", x, root)
     return normal if call.args["weight"] is None else call.emit("Mul", normal, call.value(call.args["weight"]))
+
+
+def instance_norm(call: Call) -> ir.Value:
+    """InstanceNormalization, or BatchNormalization where it takes stored statistics."""
+    if not call.args["use_input_stats"]:
+        return batch_norm(call)
+    channels = int(call.example(call.args["input"]).shape[1])
+    scale = call.optional("weight") or call.constant("weight", torch.ones(channels))
+    shift = call.optional("bias") or call.constant("bias", torch.zeros(channels))
+    return call.emit("InstanceNormalization", call.value(call.args["input"]), scale, shift, epsilon=call.args["eps"])
 
 
 def group_norm(call: Call) -> ir.Value:

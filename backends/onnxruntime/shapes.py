@@ -28,6 +28,7 @@ __all__ = [
     "repeat",
     "reshape",
     "resize",
+    "scatter",
     "select",
     "slice_",
     "split",
@@ -219,6 +220,12 @@ def gather(call: Call, operator: str) -> ir.Value:
     """Gather of slices, or of elements."""
     indices = call.value(call.args["index"])
     return call.emit(operator, call.value(call.args["self"]), indices, axis=call.args["dim"])
+
+
+def scatter(call: Call) -> ir.Value:
+    """ScatterElements."""
+    operands = [call.value(call.args[name]) for name in ("self", "index", "src")]
+    return call.emit("ScatterElements", *operands, axis=call.args["dim"])
 
 
 def index(call: Call) -> ir.Value:

@@ -197,18 +197,18 @@ class Small(nn.Module):
 BATCH = ({0: torch.export.Dim("batch", max=8)},)
 
 
-@MODES
 @pytest.mark.parametrize("quantizer", [XNNPACKQuantizer, lambda: X86Quantizer("onnxruntime")], ids=["xnnpack", "x86"])
-def test_models_of_each_quantizer_run_on_integers_at_any_batch(quantizer, mode, tmp_path):
-    x = image(2, 3, 16, 16)
+def test_models_of_each_quantizer_run_on_integers_at_any_batch(quantizer, tmp_path):
+    x, path = image(2, 3, 16, 16), tmp_path / "m.onnx"
     model = quantized(Small(), quantizer(), x, dynamic_shapes=BATCH)
-    export_onnx(model, (x,), tmp_path / "m.onnx", mode=mode, dynamic_shapes=BATCH)
-    found = kernels(tmp_path / "m.onnx")
-    assert found["QLinearConv"] == 3
-    assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & set(found)
-    for batch in (1, 5):
-        x = image(batch, 3, 16, 16)
-        torch.testing.assert_close(run_by_default(tmp_path / "m.onnx", x)[0], model(x), rtol=0, atol=0.03)
+    for mode in ("ort", "portable"):
+        export_onnx(model, (x,), path, mode=mode, dynamic_shapes=BATCH)
+        found = kernels(path)
+        assert found["QLinearConv"] == 3
+        assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & set(found)
+        for batch in (1, 5):
+            images = image(batch, 3, 16, 16)
+            torch.testing.assert_close(run_by_default(path, images)[0], model(images), rtol=0, atol=0.03)
 
 
 def test_dynamic_models_of_xnnpack_multiply_integers_with_a_range_for_each_token(tmp_path):
@@ -224,19 +224,19 @@ def test_dynamic_models_of_xnnpack_multiply_integers_with_a_range_for_each_token
 ENCODER = ({0: torch.export.Dim("batch", max=8), 1: torch.export.Dim("tokens", max=32)},)
 
 
-@MODES
 @pytest.mark.parametrize("config", [{}, {"is_dynamic": True}, {"is_dynamic": True, "is_per_token": True}], ids=str)
-def test_an_encoder_layer_multiplies_integers_at_every_shape(config, mode, tmp_path):
+def test_an_encoder_layer_multiplies_integers_at_every_shape(config, tmp_path):
     module = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    x = image(2, 7, 32)
+    x, path = image(2, 7, 32), tmp_path / "m.onnx"
     quantizer = X86Quantizer("onnxruntime").set_global(get_default_x86_quantization_config(**config))
     model = quantized(module, quantizer, x, dynamic_shapes=ENCODER)
-    export_onnx(model, (x,), tmp_path / "m.onnx", mode=mode, dynamic_shapes=ENCODER)
     products = ("QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger")
-    assert sum(kernels(tmp_path / "m.onnx")[name] for name in products) >= 4
-    for shape in ((2, 7, 32), (1, 1, 32), (5, 20, 32)):
-        x = image(*shape)
-        torch.testing.assert_close(run_by_default(tmp_path / "m.onnx", x)[0], model(x), rtol=0, atol=0.05)
+    for mode in ("ort", "portable"):
+        export_onnx(model, (x,), path, mode=mode, dynamic_shapes=ENCODER)
+        assert sum(kernels(path)[name] for name in products) >= 4
+        for shape in ((2, 7, 32), (1, 1, 32), (5, 20, 32)):
+            y = image(*shape)
+            torch.testing.assert_close(run_by_default(path, y)[0], model(y), rtol=0, atol=0.05)
 
 
 def test_a_sum_before_a_norm_is_no_slow_skip_layer_normalization(export, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.backends.onnxruntime import lower
 from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS
@@ -120,6 +121,11 @@ MORE_LAYERS = {
     "conv_transpose1d_unbatched": (lambda: nn.ConvTranspose1d(4, 6, 3), [(4, 9)]),
     "group_norm": (lambda: randomized(nn.GroupNorm(2, 4)), [IMAGE]),
     "group_norm_plain": (lambda: nn.GroupNorm(2, 4, affine=False), [IMAGE]),
+    "instance_norm": (lambda: randomized(nn.InstanceNorm2d(4, affine=True)), [IMAGE]),
+    "instance_norm_plain": (lambda: nn.InstanceNorm2d(4), [IMAGE]),
+    "instance_norm_stored": (lambda: randomized(nn.InstanceNorm2d(4, track_running_stats=True)), [IMAGE]),
+    "lstm": (lambda: nn.LSTM(8, 4, 2, batch_first=True, bidirectional=True), [(2, 5, 8)]),
+    "gru": (lambda: nn.GRU(8, 4, batch_first=True), [(2, 5, 8)]),
     "rms_norm": (lambda: randomized(nn.RMSNorm(6)), [IMAGE]),
     "rms_norm_plain": (lambda: nn.RMSNorm(6, eps=1e-3, elementwise_affine=False), [IMAGE]),
     "max_pool2d_ceil": (lambda: nn.MaxPool2d(3, stride=2, ceil_mode=True), [(1, 2, 8, 10)]),
@@ -138,6 +144,14 @@ MORE_LAYERS = {
     "adaptive_max_pool1d": (lambda: nn.AdaptiveMaxPool1d(3), [(2, 4, 9)]),
     "adaptive_max_pool2d": (lambda: nn.AdaptiveMaxPool2d(2), [(2, 4, 8, 6)]),
     "adaptive_max_pool3d": (lambda: nn.AdaptiveMaxPool3d(2), [(1, 2, 4, 4, 4)]),
+    "shrinking": (
+        lambda: nn.Sequential(
+            nn.Hardshrink(), nn.Softshrink(), nn.Tanhshrink(), nn.LogSigmoid(), nn.SELU(), nn.CELU(0.7)
+        ),
+        [ROWS],
+    ),
+    "thresholds": (lambda: nn.Sequential(nn.Threshold(0.1, 0.2), nn.Softmin(1), nn.LogSoftmax(1)), [ROWS]),
+    "channel_shuffle": (lambda: nn.ChannelShuffle(2), [IMAGE]),
     "prelu": (lambda: nn.PReLU(4), [IMAGE]),
     "mish": (nn.Mish, [ROWS]),
     "softplus": (lambda: nn.Softplus(beta=2.0), [ROWS]),
@@ -204,7 +218,26 @@ MORE_FUNCTIONS = {
     "masked_fill": (lambda a, b: a.masked_fill(b > 0, -1.5), [ROWS, ROWS]),
     "log": (lambda x: x.abs().log() + x.abs().log1p() + x.abs().log2() + x.abs().log10(), [ROWS]),
     "rounding": (lambda x: (x * 3).round() + x.floor() + x.ceil() + x.sign() + x.abs(), [ROWS]),
-    "trigonometry": (lambda x: x.sin() + x.cos(), [ROWS]),
+    "trigonometry": (
+        lambda x: (
+            x.sin()
+            + x.cos()
+            + x.atan()
+            + x.sinh()
+            + x.cosh()
+            + x.asinh()
+            + (x * 0.3).tan()
+            + x.trunc()
+            + (x / 9).asin()
+            + (x / 9).acos()
+            + (x / 9).atanh()
+            + (x.abs() + 1).acosh()
+            + x.expm1()
+        ),
+        [ROWS],
+    ),
+    "sort": (lambda x: x.sort(1)[0] + x.sort(1, descending=True)[1], [ROWS]),
+    "scatter": (lambda a, b: a.scatter(1, torch.tensor([[3], [0], [7]]), b), [ROWS, (3, 1)]),
     "reciprocal": (lambda x: (x.abs() + 1).reciprocal() + (x.abs() + 1).rsqrt(), [ROWS]),
     "non_finite": (lambda x: (x / 0).isinf().float() + (x - x / 0 + x / 0).isnan().float(), [ROWS]),
     "clamp_tensor": (lambda a, b: torch.clamp(a, -b.abs(), b.abs()), [ROWS, (8,)]),
@@ -350,9 +383,7 @@ def test_float_ops_agree_with_pytorch(name, export):
     program = lower(model, inputs)
     with torch.no_grad():
         expected = module(*inputs)
-    for actual, wanted in zip(
-        program.run(*inputs), expected if isinstance(expected, tuple) else (expected,), strict=True
-    ):
+    for actual, wanted in zip(program.run(*inputs), tree_leaves(expected), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
     assert not any(kernel.integer and "float" in kernel.inputs for kernel in program.kernels())
 
