@@ -128,7 +128,7 @@ def test_sizes_may_be_dynamic():
     model = exported(two_layers, (IMAGE,), **TWO)
     program = lower_inductor(model, (IMAGE,), dynamic_shapes=BATCH)
     assert {"qconv_pointwise", "qlinear_pointwise"} <= set(names(program))
-    for batch in (1, 2, 5, 40):  # inductor compiles again for some
+    for batch in (1, 2, 40):  # inductor compiles again for some
         x = rand(batch, 4, 8, 8, seed=batch)
         expected = two_layers(model, x)
         torch.testing.assert_close(program.run(x)[0], expected, rtol=1e-4, atol=1e-2)
