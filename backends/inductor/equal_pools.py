@@ -39,7 +39,7 @@ def requantize_pools(model: GraphModule) -> None:
         qparams = (scale, zero_point, ends.min, ends.max, dtype)
         with model.graph.inserting_before(pool.next):
             codes = add_call(_QUANTIZE, pool, *qparams, like=pool)
-            numbers = add_call(_DEQUANTIZE, codes, *qparams, like=pool)
+            numbers = add_call(_DEQUANTIZE, codes, *qparams, like=pool, **source.kwargs)
         for user in users:
             user.replace_input_with(pool, numbers)
     model.recompile()

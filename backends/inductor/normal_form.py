@@ -12,6 +12,7 @@ from quantizer_sdk.backends.inductor.gemms import Gemm, find_gemms
 from quantizer_sdk.backends.inductor.images import to_images
 from quantizer_sdk.backends.inductor.marks import mark
 from quantizer_sdk.backends.inductor.matrices import to_matrices
+from quantizer_sdk.backends.inductor.separate_casts import separate_casts
 from quantizer_sdk.backends.inductor.two_sided_clamps import to_two_sided_clamps
 from quantizer_sdk.backends.qdq_forms import (
     dequantize_late,
@@ -54,4 +55,5 @@ def to_normal_form(model: GraphModule) -> tuple[Gemm, ...]:
     gemms = find_gemms(model)
     to_float_weights(model, [node for node, gemm in gemms.items() if gemm.obstacle is not None])
     mark(node for node, gemm in gemms.items() if gemm.obstacle is None)
+    separate_casts(model)
     return tuple(gemms.values())

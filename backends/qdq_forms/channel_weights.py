@@ -62,7 +62,7 @@ def _rewritten(model: GraphModule, weight: Node) -> Node:
     zero_point = add_constant(model, source, torch.zeros(len(scales), dtype=torch.int64), "zero_points")
     with model.graph.inserting_before(weight):
         arguments = (source, scale, zero_point, 0, _CODES.min, _CODES.max, torch.int8)
-        return add_call(_OPS.dequantize_per_channel.default, *arguments, like=weight)
+        return add_call(_OPS.dequantize_per_channel.default, *arguments, like=weight, **weight.kwargs)
 
 
 def _qparams(model: GraphModule, weight: Node, channels: int) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -13,19 +13,20 @@ from torch.fx.node import map_arg
 __all__ = ["add_call", "add_constant", "constant_of"]
 
 
-def add_call(target: torch._ops.OpOverload, *arguments: Any, like: Node) -> Node:
+def add_call(target: torch._ops.OpOverload, *arguments: Any, like: Node, **keywords: Any) -> Node:
     """Add a call at the graph's insertion point.
 
     Args:
         target: What it calls.
         *arguments: Its positional arguments.
         like: The node whose provenance it takes.
+        **keywords: Its keyword arguments, such as the type of what a dequantize gives.
     """
-    node = like.graph.call_function(target, arguments)
+    node = like.graph.call_function(target, arguments, keywords)
     node.meta.update({key: item for key, item in like.meta.items() if key not in {"val", "tensor_meta"}})
     operands = node.all_input_nodes
     if all(isinstance(operand.meta.get("val"), torch.Tensor) for operand in operands):
-        node.meta["val"] = target(*map_arg(arguments, lambda operand: operand.meta["val"]))
+        node.meta["val"] = target(*map_arg(arguments, lambda operand: operand.meta["val"]), **keywords)
     return node
 
 

@@ -62,7 +62,7 @@ def _padded(conv: Node, dequantize: Node, totals: list[int]) -> Node:
     ends = [end for total in reversed(totals) for end in (total // 2, total - total // 2)]
     with conv.graph.inserting_before(conv):
         padded = add_call(_aten.constant_pad_nd.default, codes, ends, qparams[1], like=conv)
-        return add_call(_DEQUANTIZE, padded, *qparams, like=conv)
+        return add_call(_DEQUANTIZE, padded, *qparams, like=conv, **dequantize.kwargs)
 
 
 def _each(value: Any, axes: int) -> list[int]:
