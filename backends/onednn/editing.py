@@ -61,12 +61,12 @@ def only_user(node: Node) -> Node | None:
 
 
 def codes_of(value: Any) -> Codes | None:
-    """Return what a float tensor is a dequantize of, where that is a uint8 tensor that is no constant."""
+    """Return what a float tensor is a dequantize of, where that is a uint8 tensor with one scale."""
     if not isinstance(value, Node) or value.target is not DEQUANTIZE or value.kwargs.get("out_dtype") is not None:
         return None
     codes, scale, zero_point, quant_min, quant_max, dtype = value.args
     assert isinstance(codes, Node)
-    if dtype is not torch.uint8 or codes.op == "get_attr":
+    if dtype is not torch.uint8:
         return None
     return Codes(codes, QParams(scale, zero_point, quant_min, quant_max))  # type: ignore[arg-type]
 
