@@ -1,4 +1,4 @@
-"""Whole models: everything that is quantized runs on integers, a quarter of the bytes, and no more noise than the graph has."""
+"""Whole models: all that is quantized runs on integers, in a quarter of the bytes, with the noise that the graph has."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,8 @@ EXPECTED = {"resnet18": (21, 8), "mobilenet_v2": (53, 10), "bert": (26, 0)}
 def test_models_run_on_integers(name):
     entry = ENTRIES[name]
     model = entry.build(entry.small)
-    examples = entry.examples(entry.small, 8)
+    # One code that falls the other way changes all that follows: noise is that of many texts, or of many logits.
+    examples = entry.examples(entry.small, 24 if name == "bert" else 8)
     exported = torch.export.export(model, examples[0]).module()
     quantizer = X86Quantizer("onednn").set_global(get_default_x86_quantization_config(reduce_range=False))
     prepared = prepare_pt2e(exported, quantizer)
