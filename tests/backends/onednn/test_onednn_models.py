@@ -1,4 +1,4 @@
-"""Whole models: all that is quantized runs on integers, in a quarter of the bytes, with the noise that the graph has."""
+"""Whole models: all that is quantized runs on integers, in a quarter of the bytes, with the noise that graphs have."""
 
 import sys
 from pathlib import Path
