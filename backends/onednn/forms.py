@@ -56,6 +56,8 @@ def arrange(editor: Editor) -> None:
     to_unsigned_activations(editor.model)
     gather_codes(editor.model)
     written = frozenset(_written(editor))
+    for node in written:
+        editor.part(node)
     _share(editor, written)
     _raise_quantizes(editor, written)
     _lower_dequantizes(editor, written)

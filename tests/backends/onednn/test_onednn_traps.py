@@ -141,6 +141,41 @@ def test_ops_that_write_into_what_others_read_are_left_as_they_are(export):
         assert (one - other).abs().max() <= 0.11  # a step of codes
 
 
+def test_state_that_the_graph_writes_is_the_programs_own(export):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = Linear()
+            self.register_buffer("calls", torch.zeros(24))
+
+        def forward(self, x):
+            self.calls.add_(1.0)
+            return self.linear(through(x, 0.02, 100)) + self.calls
+
+    x = rand(6, 16)
+    model = export(Counts(), x)
+    program = lower_eager(model, (x,))
+    first, second = program.run(x)[0], program.run(x)[0]
+    torch.testing.assert_close(second - first, torch.ones_like(first), rtol=1e-4, atol=1e-4)
+    assert not model.get_buffer("calls").any()
+
+
+def test_branches_keep_their_tensors(export):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.after = Linear(), nn.Linear(24, 24)
+
+        def forward(self, x):
+            y = self.linear(through(x, 0.02, 100))
+            return torch.cond(y.sum() > 0, self.after, lambda t: t - 1.0, (y,))
+
+    x, module = rand(6, 16), Branches()
+    program = lower_eager(export(module, x), (x,))
+    torch.testing.assert_close(program.run(x)[0], module(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(program.run(-x)[0], module(-x), rtol=1e-4, atol=1e-4)
+
+
 def test_mixed_models_of_bfloat16_run(export):
     class Mixed(nn.Module):
         def __init__(self):
