@@ -61,12 +61,12 @@ def only_user(node: Node) -> Node | None:
 
 
 def codes_of(value: Any) -> Codes | None:
-    """Return what a float tensor is a dequantize of, where that is a uint8 tensor that is no constant."""
+    """Return what a float tensor is a dequantize of, where that is a uint8 tensor with one scale."""
     if not isinstance(value, Node) or value.target is not DEQUANTIZE or value.kwargs.get("out_dtype") is not None:
         return None
     codes, scale, zero_point, quant_min, quant_max, dtype = value.args
     assert isinstance(codes, Node)
-    if dtype is not torch.uint8 or codes.op == "get_attr":
+    if dtype is not torch.uint8:
         return None
     return Codes(codes, QParams(scale, zero_point, quant_min, quant_max))  # type: ignore[arg-type]
 
@@ -130,6 +130,15 @@ class Editor:
         """Return the node before which to insert what reads another as early as may be: inputs stay together."""
         return node.next if node.op == "call_function" else self._last_input.next
 
+    def part(self, node: Node) -> None:
+        """Give the module a tensor of its own in place of one that a node reads and the graph writes into."""
+        tensor = self.tensor(node)
+        if tensor is not None:
+            path, _, name = str(node.target).rpartition(".")
+            holder = self.model.get_submodule(path)
+            if name in holder._buffers:
+                holder._buffers[name] = tensor.clone()
+
     def replace(self, old: Node, new: Node) -> None:
         """Let the users of a node read another; the node goes, with what nobody reads any more."""
         old.replace_all_uses_with(new)
@@ -149,8 +158,10 @@ class Editor:
     def finish(self) -> None:
         """Drop what the graph does not need, nodes and tensors, and make the code anew."""
         self.graph.eliminate_dead_code()
-        used = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        used = {str(node.target) for node in self.graph.nodes if node.op in {"get_attr", "call_module"}}
         for name, module in list(self.model.named_modules()):
+            if any(name == whole or name.startswith(f"{whole}.") for whole in used):
+                continue  # a branch of control flow, which reads its own tensors
             for held in _held(module):
                 for key in [key for key in held if f"{name}.{key}".lstrip(".") not in used]:
                     del held[key]

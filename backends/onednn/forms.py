@@ -17,6 +17,7 @@ from quantizer_sdk.backends.onednn.editing import (
     DEQUANTIZE,
     QUANTIZE,
     Editor,
+    call_of,
     codes_of,
     only_user,
     quantize_of,
@@ -51,9 +52,12 @@ _OUT_OF_PLACE = {
 def arrange(editor: Editor) -> None:
     """Bring a graph into the form that the module's docstring names."""
     _write_nowhere(editor)
+    _pad_apart(editor)
     to_unsigned_activations(editor.model)
     gather_codes(editor.model)
     written = frozenset(_written(editor))
+    for node in written:
+        editor.part(node)
     _share(editor, written)
     _raise_quantizes(editor, written)
     _lower_dequantizes(editor, written)
@@ -68,6 +72,31 @@ def _write_nowhere(editor: Editor) -> None:
             continue
         if move_of(operand) is None and _same_shape(operand, node):
             node.target = _OUT_OF_PLACE[node.target]  # type: ignore[index]
+
+
+_SAME = {
+    _ATEN.conv1d.padding: _ATEN.conv1d.default,
+    _ATEN.conv2d.padding: _ATEN.conv2d.default,
+    _ATEN.conv3d.padding: _ATEN.conv3d.default,
+}
+
+
+def _pad_apart(editor: Editor) -> None:
+    """Pad before a convolution what it pads by more on one side than on the other."""
+    for node in editor.calls(*_SAME):
+        call = call_of(node)
+        shape = getattr(call["weight"].meta.get("val"), "shape", None)
+        if call["padding"] != "same" or shape is None:
+            continue
+        kernel = [int(size) for size in shape[2:]]
+        dilation = list(call["dilation"]) * (len(kernel) if len(call["dilation"]) == 1 else 1)
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if all(total % 2 == 0 for total in reach):
+            continue
+        pads = [part for total in reversed(reach) for part in (total // 2, total - total // 2)]
+        padded = editor.call(node, _ATEN.constant_pad_nd.default, (call["input"], pads, 0.0))
+        rest = (call["weight"], call["bias"], call["stride"], [0] * len(kernel), dilation, call["groups"])
+        node.target, node.args, node.kwargs = _SAME[node.target], (padded, *rest), {}  # type: ignore[index]
 
 
 def _same_shape(one: Node, other: Node) -> bool:
@@ -139,6 +168,8 @@ def _lower_dequantizes(editor: Editor, written: frozenset[Node]) -> None:
             continue
         found = [codes_of(operand) for operand in move.operands]
         qparams = {None if codes is None else codes.qparams for codes in found}
+        if any(codes is not None and codes.node.op == "get_attr" for codes in found):
+            continue  # a weight, perhaps, which is found as it is
         if len(qparams) != 1 or None in qparams or any(operand in written for operand in move.operands):
             continue
         padding = move.padding_of(next(iter(qparams)))  # type: ignore[arg-type]

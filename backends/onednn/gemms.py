@@ -12,7 +12,6 @@ from quantizer_sdk.backends.onednn.activations import NONE, Activation, activati
 from quantizer_sdk.backends.onednn.conv_op import conv
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
 from quantizer_sdk.backends.onednn.linear_op import linear
-from quantizer_sdk.backends.onednn.saturation import sums_saturate
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
 __all__ = ["LINEARS", "Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed", "sums_fit"]
@@ -69,19 +68,26 @@ class Tail:
     quantize: Node | None
 
 
-def fuse_gemms(editor: Editor) -> None:
-    """Replace each convolution and linear layer whose activation is a dequantize by one op, with what follows it."""
+def fuse_gemms(editor: Editor, *, saturating: bool) -> None:
+    """Replace each convolution and linear layer whose activation is a dequantize by one op, with what follows it.
+
+    Args:
+        editor: Of the graph.
+        saturating: Whether the kernels add products with loss, so that wide weights are left to float.
+    """
     for node in editor.calls(*_CONVS, *LINEARS):
         gemm = gemm_of(editor, node)
         codes = None if gemm is None else codes_of(gemm.operand)
-        if gemm is not None and codes is not None and sums_fit(editor, gemm, codes.qparams.quant_max):
+        if (
+            gemm is not None
+            and codes is not None
+            and (not saturating or sums_fit(editor, gemm, codes.qparams.quant_max))
+        ):
             _fuse(editor, gemm, codes)
 
 
 def sums_fit(editor: Editor, gemm: Gemm, largest_code: int) -> bool:
-    """Whether this CPU adds the products without loss: without VNNI, two of them have to fit in 16 bits."""
-    if not sums_saturate():
-        return True
+    """Whether a CPU without VNNI adds the products without loss: two of them have to fit in 16 bits."""
     weight = editor.tensor(gemm.weight.node)
     assert weight is not None
     largest = int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
@@ -184,14 +190,11 @@ def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:
     weight = (gemm.weight.node, gemm.weight.scale, gemm.bias)
     result = (1.0, 0, torch.float32) if out is None else (out.scale, out.zero_point, torch.uint8)
     post = (tail.activation.name, list(tail.activation.arguments))
-    arguments: tuple[Any, ...]
-    if not gemm.window:
-        arguments = (*x, *weight, *result, *post, tail.activation.algorithm, tail.other)
-    elif beside is None:
-        arguments = (*x, *weight, *gemm.window, *result, *post, tail.other, 1.0, 0)
-    else:
+    other: tuple[Any, ...] = (tail.other, 1.0, 0)
+    if beside is not None:
         other = (beside.node, beside.qparams.scale, beside.qparams.zero_point)
-        arguments = (*x, *weight, *gemm.window, *result, *post, *other)
+    algorithm = () if gemm.window else (tail.activation.algorithm,)
+    arguments = (*x, *weight, *gemm.window, *result, *post, *algorithm, *other)
     fused = editor.call(tail.last, conv if gemm.window else linear, arguments, tail.last)
     if out is None or tail.quantize is None:
         editor.replace(tail.last, fused)

@@ -103,8 +103,9 @@ def lower_without_vnni(
     dynamic_shapes: Any = None,
     integer_io: bool = False,
     isa: Isa = "AVX2",
+    saturating: bool = True,
 ) -> LimitedProgram:
-    """Lower as for this CPU, to a program that runs as on one without VNNI; arguments and errors as for `lower_eager`.
+    """Lower as on a CPU without VNNI, to a program that runs as there; arguments and errors as for `lower_eager`.
 
     Args:
         model: As for `lower_eager`.
@@ -113,6 +114,8 @@ def lower_without_vnni(
         integer_io: As for `lower_eager`.
         isa: The instructions that oneDNN may use. With AVX2 it multiplies the two scales of a gemm first, so that one
             result in a million is rounded otherwise.
+        saturating: As for `lower_eager`; False shows what becomes of sums that nobody minds.
     """
-    program = lower_eager(model, example_inputs, dynamic_shapes=dynamic_shapes, integer_io=integer_io)
+    options = {"dynamic_shapes": dynamic_shapes, "integer_io": integer_io, "saturating": saturating}
+    program = lower_eager(model, example_inputs, **options)
     return LimitedProgram(program, isa)

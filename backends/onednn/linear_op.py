@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantizer_sdk.backends.onednn.codes import dequantized, is_dense
 from quantizer_sdk.backends.onednn.functions import finished
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
@@ -37,6 +38,8 @@ def linear_kernel(
     arguments: list[float],
     algorithm: str,
     other: Tensor | None,
+    other_scale: float,
+    other_zero_point: int,
 ) -> Tensor:
     """Compute `LINEAR` on CPU tensors."""
     *axes, length = x.shape
@@ -46,6 +49,8 @@ def linear_kernel(
     count = rows.shape[0]
     if count == 0 or length == 0:
         return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
+    if other is not None and other.dtype is torch.uint8:
+        other = dequantized(other if is_dense(other) else other.contiguous(), other_scale, other_zero_point)
     beside = other if other is None or flat else other.reshape(count, outputs)
     result = (out_scale, out_zero_point, dtype)
     few = _FEW_CODES if dtype is torch.uint8 else FEW
@@ -100,14 +105,14 @@ def _fake(x: Tensor, _scale: float, _zero: int, weight: Tensor, *rest: Any) -> T
 LINEAR = define(
     "linear(Tensor x, float x_scale, int x_zero_point, Tensor weight, Tensor weight_scale, Tensor? bias, "
     "float out_scale, int out_zero_point, ScalarType dtype, str activation, float[] arguments, str algorithm, "
-    "Tensor? other) -> Tensor",
+    "Tensor? other, float other_scale, int other_zero_point) -> Tensor",
     linear_kernel,
     _fake,
 )
 """A linear layer, and what follows it at once.
 
-Of uint8 codes `x` and int8 weights with one scale for each output; then plus the float tensor `other`, then the
-activation, then as float32 or, with `dtype` uint8, as codes.
+Of uint8 codes `x` and int8 weights with one scale for each output; then plus `other`, float32 or codes, then
+the activation, then as float32 or, with `dtype` uint8, as codes.
 """
 
 

@@ -20,6 +20,7 @@ from quantizer_sdk.backends.onednn.pointwise import (
 )
 from quantizer_sdk.backends.onednn.program import OneDNNProgram
 from quantizer_sdk.backends.onednn.run_time_gemms import fuse_run_time_gemms
+from quantizer_sdk.backends.onednn.saturation import sums_saturate
 from quantizer_sdk.errors import NotExportedError
 
 __all__ = ["lower_eager"]
@@ -31,6 +32,7 @@ def lower_eager(
     *,
     dynamic_shapes: Any = None,
     integer_io: bool = False,
+    saturating: bool | None = None,
 ) -> OneDNNProgram:
     """Lower a float or a converted model to a graph of oneDNN's integer kernels, which runs at once in eager torch.
 
@@ -46,6 +48,8 @@ def lower_eager(
         dynamic_shapes: As `torch.export.export` takes it, for `save`; the program itself takes whatever sizes the
             graph allows.
         integer_io: Whether inputs and outputs are the raw integers: see `strip_boundary`.
+        saturating: Whether the program is for a CPU whose kernels add products of 8-bit weights with loss: there, gemms
+            whose weights need the eighth bit stay float. None asks this CPU.
 
     Raises:
         NotExportedError: The model is no graph module.
@@ -61,8 +65,9 @@ def lower_eager(
         clone = copy_without_guards(model)
     editor = Editor(clone)
     arrange(editor)
-    fuse_gemms(editor)
-    fuse_run_time_gemms(editor)
+    saturating = sums_saturate() if saturating is None else saturating
+    fuse_gemms(editor, saturating=saturating)
+    fuse_run_time_gemms(editor, saturating=saturating)
     fuse_sums_and_products(editor)
     fuse_means(editor)
     fuse_functions(editor)

@@ -40,13 +40,18 @@ class _Scheme:
     eps: float
 
 
-def fuse_run_time_gemms(editor: Editor) -> None:
-    """Replace each linear layer whose activation is quantized at run time by ops on its codes."""
+def fuse_run_time_gemms(editor: Editor, *, saturating: bool) -> None:
+    """Replace each linear layer whose activation is quantized at run time by ops on its codes.
+
+    Args:
+        editor: Of the graph.
+        saturating: As for `fuse_gemms`.
+    """
     known: dict[_Scheme, tuple[Node, Node, Node]] = {}
     for node in editor.calls(*LINEARS):
         gemm = gemm_of(editor, node)
         scheme = None if gemm is None else _scheme(gemm.operand)
-        if gemm is None or scheme is None or not sums_fit(editor, gemm, scheme.quant_max):
+        if gemm is None or scheme is None or (saturating and not sums_fit(editor, gemm, scheme.quant_max)):
             continue
         if scheme not in known:
             dequantize: Node = gemm.operand

@@ -71,7 +71,7 @@ def _linear(
 ) -> Tensor:
     if x_scale.dim() == 1:
         scale, zero_point = float(x_scale), int(x_zero_point)
-        result = (1.0, 0, torch.float32, activation, arguments, algorithm, other)
+        result = (1.0, 0, torch.float32, activation, arguments, algorithm, other, 1.0, 0)
         return linear_kernel(x, scale, zero_point, weight, weight_scale, bias, *result)
     shape = (*x.shape[:-1], weight.shape[0])
     if x.numel() == 0:
@@ -90,7 +90,7 @@ def _sums(rows: Tensor, zero_points: Tensor, weight: Tensor) -> Tensor:
         return torch.addr(total, zero_points, sums, alpha=-1).to(torch.float32)
     # The kernel of one zero point, that of the middle, is faster; what a row's own is beside that comes off after.
     result = linear_kernel(
-        *(rows, 1.0, _MIDDLE, weight, _ones(weight.shape[0]), None, 1.0, 0, torch.float32, "none", [], "", None)
+        *(rows, 1.0, _MIDDLE, weight, _ones(weight.shape[0]), None, 1.0, 0, torch.float32, "none", [], "", None, 1.0, 0)
     )
     return result.addr_((zero_points - _MIDDLE).to(torch.float32), sums.to(torch.float32), alpha=-1)
 

@@ -33,18 +33,21 @@ class Gemm(nn.Module):
         return F.linear(x, weight) if weight.dim() == 2 else F.conv2d(x, weight)
 
 
-def lowered(largest, rank, isa):
+def lowered(largest, rank, isa, **options):
     x = torch.full((300, 64) if rank == 2 else (2, 64, 8, 8), 255.0)
     model = torch.export.export(Gemm(largest, rank), (x,)).module()
-    return lower_without_vnni(model, (x,), isa=isa), x, model(x)
+    return lower_without_vnni(model, (x,), isa=isa, **options), x, model(x)
 
 
 @pytest.mark.parametrize("rank", [2, 4])
 @pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
 def test_sums_saturate_with_8_bit_weights_and_not_with_7_bit_ones(isa, rank):
-    program, x, expected = lowered(127, rank, isa)
+    program, x, expected = lowered(127, rank, isa, saturating=False)
     assert program.saturates()
     assert program.run(x)[0].max() < 0.6 * expected.max()
+    program, x, expected = lowered(127, rank, isa)
+    torch.testing.assert_close(program.run(x)[0], expected)
+    assert program.delegation().non_delegated != ()
     program, x, expected = lowered(63, rank, isa)
     torch.testing.assert_close(program.run(x)[0], expected)
     assert {kernel.name for kernel in program.kernels()} & {"onednn.qlinear_pointwise", "onednn.qconv_pointwise"}
