@@ -20,6 +20,7 @@ from quantizer_sdk.conformance.oracle import run_oracle
 from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.relations import batch_size
 from quantizer_sdk.errors import LoweringError
+from quantizer_sdk.profile import Family
 
 __all__ = ["bit_exact", "dynamic_batch", "near_ties", "no_saturation", "nonfinite", "ties", "within_bounds"]
 
@@ -102,9 +103,11 @@ def ties(bench: Bench) -> Finding:
     """K3."""
     comparison = Comparison()
     predicted = otherwise = 0
+    curved = False
     for run, codes in zip(bench.runs, bench.kernel_codes, strict=True):
         for site in bench.oracle(run, codes).sites:
             comparison.add(site.node, codes[site.node], site.requantized, site.kernel_delta)
+            curved |= site.value.family in {Family.TABLE, Family.DOT_TABLE}
             profile = bench.backend.profile
             wanted = None if profile is None else emulate(site, profile, codes[site.node])
             if wanted is not None:
@@ -118,7 +121,7 @@ def ties(bench: Bench) -> Finding:
         message = f"{otherwise} of {predicted} ties go another way than the profile says"
         return failed("rounds otherwise", message, numbers)
     moves = all(not kernel.ops or str(kernel.targets[0]) in _EXACT for kernel in bench.kernels.found)
-    if not comparison.ties and not moves and comparison.elements >= _ENOUGH_FOR_TIES:
+    if not comparison.ties and not moves and not curved and comparison.elements >= _ENOUGH_FOR_TIES:
         return short(Status.MISTRUSTED, "no ties", f"none of {comparison.elements} results is a tie", numbers)
     if comparison.mistrusted is not None:
         return short(Status.MISTRUSTED, "uninformative", comparison.mistrusted, numbers)

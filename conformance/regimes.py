@@ -4,8 +4,8 @@
   time, those of such data.
 - many: the same, with ten times as many codes. A multiplier that is off by a part ε of itself moves results of some 40
   codes, as they are on average, across a tie once in 1 / (40 ε): of 20,000 results this finds an ε of 2^-16.
-- zp_odd, zp_even: every scale a power of two, so that results often lie exactly between two codes; an odd zero point
-  tells rounding before it is added from rounding after.
+- zp_odd, zp_even: every scale a power of two, and biases multiples of one, which a kernel may add as they are, so that
+  results often lie exactly between two codes; an odd zero point tells rounding before it is added from rounding after.
 - zp_inside: the same, but a range without negative numbers has its zero point inside too, as where it shares its
   qparams with another tensor: then a relu is not merely the lower end of the range, and the kernel must clamp.
 - drifting: generic, but the first batch of calibration data reaches twice as far up as the second, and the second twice
@@ -43,6 +43,8 @@ def magnitude_of(data: str) -> Callable[[int, Tensor], Tensor] | None:
         return lambda _place, value: value if value.dim() > 1 else value * 0.001
     if data == "unequal":
         return _unequal
+    if data.startswith("zp_"):
+        return lambda _place, value: value if value.dim() > 1 else torch.round(value * 256) / 256
     if data == "rows_extreme":
         return lambda _place, value: value if value.dim() > 1 else torch.zeros_like(value)
     return None
