@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from quantizer_sdk.backends.inductor.marks import found_again
 from quantizer_sdk.backends.inductor.safe_sums import make_sums_safe
 from quantizer_sdk.errors import LoweringError, QuantizerError
 
-__all__ = ["Compiled", "Findings", "compile_graph", "compiling", "flatten_outputs", "reporting"]
+__all__ = ["Compiled", "Findings", "compile_graph", "compiling", "despite_others", "flatten_outputs", "reporting"]
 
+_HALF_WRITTEN = "file too short"
+_ATTEMPTS, _PAUSE = 20, 0.5
 _INTEGER_PRODUCTS = ("onednn::qconv", "onednn::qlinear")
 
 
@@ -203,6 +206,25 @@ def _dropped_modules() -> Iterator[list[Any]]:
             name = str(module.__name__)
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+
+
+def despite_others(compiling: Callable[[], Compiled]) -> Compiled:
+    """Compile, and again where another process was found writing the same code.
+
+    Processes share what they compile in one folder, and torch loads what it finds there though the linker may not be
+    done with it.
+
+    Args:
+        compiling: Compiles a fresh copy at each call.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return compiling()
+        except LoweringError as e:  # noqa: PERF203  it takes nothing beside a compilation
+            if _HALF_WRITTEN not in str(e):
+                raise
+            time.sleep(_PAUSE)
+    return compiling()
 
 
 @contextlib.contextmanager

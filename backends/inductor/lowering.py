@@ -10,7 +10,13 @@ import torch
 from torch.fx import GraphModule
 
 from quantizer_sdk.backend import Boundary, boundary_of, copy_without_guards, quiet_logs, strip_boundary
-from quantizer_sdk.backends.inductor.compiling import Compiled, compile_graph, flatten_outputs, reporting
+from quantizer_sdk.backends.inductor.compiling import (
+    Compiled,
+    compile_graph,
+    despite_others,
+    flatten_outputs,
+    reporting,
+)
 from quantizer_sdk.backends.inductor.gemms import Gemm
 from quantizer_sdk.backends.inductor.inputs import describe_inputs
 from quantizer_sdk.backends.inductor.kernels import count_integer_products
@@ -143,8 +149,10 @@ def _program(
 
     def compiled_for(arguments: Sequence[torch.Tensor], opened: torch.export.ExportedProgram | None) -> Compiled:
         if opened is None:
-            return compile_graph(copy_without_guards(model), arguments, optimize=optimize, autocast=autocast)
-        return _compiled(opened, optimize=optimize, autocast=autocast)
+            return despite_others(
+                lambda: compile_graph(copy_without_guards(model), arguments, optimize=optimize, autocast=autocast)
+            )
+        return despite_others(lambda: _compiled(opened, optimize=optimize, autocast=autocast))
 
     def again(arguments: Sequence[torch.Tensor]) -> Compiled:
         # torch takes a size of 0 or 1 for a constant, so such are compiled for as they are.

@@ -71,6 +71,23 @@ def test_a_failed_compilation_changes_nothing_either(monkeypatch):
     assert torch.is_grad_enabled()
 
 
+def test_code_that_another_process_is_writing_is_waited_for(monkeypatch):
+    from torch._inductor import compile_fx
+
+    real, calls = compile_fx.compile_fx, []
+
+    def half_written(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ImportError("main.so: file too short")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(compile_fx, "compile_fx", half_written)
+    model = exported(linear, (ROWS,), **LINEAR)
+    torch.testing.assert_close(lower_inductor(model, (ROWS,)).run(ROWS)[0], model(ROWS), rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2
+
+
 def test_the_model_stays_as_it_is():
     model = exported(two_layers, (IMAGE,), **TWO)
     code, expected = model.code, model(IMAGE)
