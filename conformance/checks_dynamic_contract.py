@@ -19,6 +19,7 @@ from quantizer_sdk.errors import GraphError, NothingAnnotatedError
 
 __all__ = ["claimed_is_quantized", "fusion_is_sound", "legal", "only_integers", "other_exports_agree", "runs"]
 
+
 def claimed_is_quantized(bench: Bench) -> Finding:
     """C1."""
     model = bench.converted

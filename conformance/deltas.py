@@ -51,6 +51,11 @@ def kernel_delta(value: Traced, requantized: Requantized, arithmetic: Arithmetic
     if multiplier is Multiplier.RECIPROCAL and value.family is Family.DOT_TABLE:
         size = requantized.r.abs() + abs(requantized.zero_point)
         return graph_delta(value, requantized) + gamma(2) * size  # the zero point is added before rounding
+    if multiplier is Multiplier.PREMULTIPLIED and value.family in {Family.ADD, Family.MUL, Family.SQUARE}:
+        # Of a sum, s·z is rounded, and each operand by as much as its code is beside its zero point.
+        scales = sum(float(s / requantized.scale) for term in value.exact.terms for s in term.scales)
+        size = requantized.r.abs() + (2 * 255 * scales if value.family is Family.ADD else 0)
+        return graph_delta(value, requantized) + gamma(6) * size
     if multiplier is Multiplier.RECIPROCAL and value.family in {Family.ADD, Family.MUL, Family.SQUARE}:
         return graph_delta(value, requantized)  # the graph's own arithmetic
     if value.family is Family.POOL:  # the zero point may be added before rounding

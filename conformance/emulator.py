@@ -140,7 +140,10 @@ def _multiplied(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arith
         if factors[0] is None or factors[1] is None:
             return None
         return factors[0] * factors[1] * (1 / scale)
-    ratio = _float32(lead) * _float32(term.scales[0] / lead) / scale
+    both = _float32(lead) * _float32(term.scales[0] / lead)
+    if arithmetic.multiplier is Multiplier.PREMULTIPLIED:
+        return term.values.float() * (both * (1 / scale))
+    ratio = both / scale
     if arithmetic.multiplier is Multiplier.FUSED:
         return fma(term.values.float(), ratio, torch.tensor(float(zero_point)))
     return term.values.float() * ratio
@@ -170,6 +173,8 @@ def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic
     if arithmetic.multiplier is Multiplier.RECIPROCAL:
         a, b = (term.values.float() * _float32(term.scales[0]) for term in terms)
         return (a + b) * (1 / scale)
+    if arithmetic.multiplier is Multiplier.PREMULTIPLIED:
+        return _premultiplied(value, scale)
     ratios = [_float32(term.scales[0]) / scale for term in terms]
     if arithmetic.multiplier is Multiplier.FIXED_POINT:
         return _fixed_point(terms, ratios)
@@ -182,6 +187,17 @@ def _added(value: Traced, scale: Tensor, zero_point: int, arithmetic: Arithmetic
         constant = torch.tensor(float(zero_point)) - offsets
         return fma(a, ratios[0], fma(b, ratios[1], constant))
     return terms[0].values.float() * ratios[0] + terms[1].values.float() * ratios[1]
+
+
+def _premultiplied(value: Traced, scale: Tensor) -> Tensor | None:
+    """fma(q, s, -(s·z)) of each operand, their sum times the reciprocal."""
+    parts = []
+    for term, operand in zip(value.exact.terms, value.operands, strict=True):
+        if operand.zero_point is None:
+            return None
+        own, zero_point = _float32(term.scales[0]), operand.zero_point
+        parts.append(fma(_raw(term, zero_point), own, -(own * float(zero_point))))
+    return (parts[0] + parts[1]) * (1 / scale)
 
 
 def _dequantized(operand: Traced) -> Tensor | None:
@@ -256,7 +272,7 @@ def _ends(site: Site, family: Family, arithmetic: Arithmetic) -> tuple[int, int]
 
 def _end(bound: Fraction, scale: Tensor, zero_point: int, arithmetic: Arithmetic) -> int:
     """Return the code of a bound; RECIPROCAL clamps numbers, which are then rounded as all results are."""
-    if arithmetic.multiplier is not Multiplier.RECIPROCAL:
+    if arithmetic.multiplier not in {Multiplier.RECIPROCAL, Multiplier.PREMULTIPLIED}:
         return round(float(_float32(bound) / scale)) + zero_point
     real = _float32(bound) * (1 / scale)
     if arithmetic.zero_point is ZeroPointOrder.BEFORE:

@@ -66,7 +66,9 @@ class Multiplier(enum.Enum):
     float32 with C = z - fma(za, A, zb·B), or for a product rint(fma((a - za)·(b - zb), A, z)); FOLDED is the same with
     each product and sum rounded for itself; DIVIDED computes with the dequantized operands in float32 and divides by
     the output's scale, RECIPROCAL multiplies by the float32 reciprocal of that scale. A gemm that is RECIPROCAL
-    dequantizes its accumulator by the activation's scale, then by the weight's, and adds its float bias.
+    dequantizes its accumulator by the activation's scale, then by the weight's, and adds its float bias. PREMULTIPLIED
+    is that of torch's own quantized kernels: a sum dequantizes its operands by fma(q, s, -(s·z)) and multiplies by the
+    reciprocal, a product multiplies float32((qa - za)·(qb - zb)) by (sa·sb)·(1/s).
     """
 
     FLOAT32 = "float32"
@@ -75,6 +77,7 @@ class Multiplier(enum.Enum):
     FOLDED = "folded"
     DIVIDED = "divided"
     RECIPROCAL = "reciprocal"
+    PREMULTIPLIED = "premultiplied"
 
 
 class ZeroPointOrder(enum.Enum):

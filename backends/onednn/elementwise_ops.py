@@ -80,9 +80,9 @@ _OPS = torch.ops.quantized
 _add = _kernel(_OPS.add.default, _OPS.add_relu.default)
 _mul = _kernel(_OPS.mul.default, _OPS.mul_relu.default)
 ADD = _define("add", _add)
-"""round(((x - zx)·sx + (y - zy)·sy) · f(1 / s)) + z of uint8 codes, in float32; tensors are broadcast."""
+"""round((fma(x, sx, -(sx·zx)) + fma(y, sy, -(sy·zy))) · (1 / s)) + z of uint8 codes, in float32, broadcast."""
 MUL = _define("mul", _mul)
-"""round(((x - zx)·sx) · ((y - zy)·sy) · f(1 / s)) + z of uint8 codes, in float32; tensors are broadcast."""
+"""round(f((x - zx)·(y - zy)) · ((sx·sy)·(1 / s))) + z of uint8 codes, in float32, broadcast."""
 
 
 def add(*operands: Any) -> Tensor:

@@ -23,6 +23,7 @@ from quantizer_sdk.profile import (
 __all__ = ["PROFILE"]
 
 _GEMM = Arithmetic(multiplier=Multiplier.RECIPROCAL, zero_point=ZeroPointOrder.BEFORE)
+_TORCHS_OWN = Arithmetic(multiplier=Multiplier.PREMULTIPLIED)
 _AS_THE_GRAPH = Arithmetic(multiplier=Multiplier.RECIPROCAL)
 
 PROFILE = Profile(
@@ -35,9 +36,9 @@ PROFILE = Profile(
         Family.DOT: _GEMM,
         Family.DOT_ADD: _GEMM,
         Family.DOT_TABLE: _GEMM,
-        Family.ADD: _AS_THE_GRAPH,
-        Family.MUL: _AS_THE_GRAPH,
-        Family.SQUARE: _AS_THE_GRAPH,
+        Family.ADD: _TORCHS_OWN,
+        Family.MUL: _TORCHS_OWN,
+        Family.SQUARE: _TORCHS_OWN,
         Family.MEAN: Arithmetic(),
         Family.POOL: _AS_THE_GRAPH,
         Family.TABLE: _AS_THE_GRAPH,

@@ -145,6 +145,25 @@ def test_sums_and_products_that_are_reciprocal_are_those_of_the_graph(function, 
     assert torch.equal(emulate(found, profile(**{family: arithmetic})), wanted)
 
 
+def test_premultiplied_sums_fuse_and_products_scale_once():
+    a, b = EVERY.reshape(-1, 1), EVERY.reshape(1, -1)
+    (sa, za), (sb, zb), so = (0.046685006469488144, 8), (0.015561668202280998, -9), 0.06224667280912399
+    f = [torch.tensor(v, dtype=torch.float32) for v in (sa, sb, so)]
+    arithmetic = Arithmetic(multiplier=Multiplier.PREMULTIPLIED)
+    found = site(torch.add, [(sa, za), (sb, zb)], (so, 3), a, b)
+    fused = [
+        (codes.double() * scale.double() - (scale * float(zero)).double()).float()
+        for codes, scale, zero in ((a, f[0], za), (b, f[1], zb))
+    ]
+    wanted = (torch.round((fused[0] + fused[1]) * (1 / f[2])).long() + 3).clamp(-128, 127)
+    assert torch.equal(emulate(found, profile(add=arithmetic)), wanted)
+    assert not torch.equal(wanted, emulate(found, profile(add=Arithmetic(multiplier=Multiplier.RECIPROCAL))))
+    found = site(torch.mul, [(sa, za), (sb, zb)], (0.0113, 3), a, b)
+    product = ((a.long() - za) * (b.long() - zb)).float()
+    wanted = (torch.round(product * (f[0] * f[1] * (1 / torch.tensor(0.0113)))).long() + 3).clamp(-128, 127)
+    assert torch.equal(emulate(found, profile(mul=arithmetic)), wanted)
+
+
 def test_the_bound_of_a_clamp_is_rounded_as_results_are_where_a_gemm_is_reciprocal():
     codes = torch.full((1, 2), 127, dtype=torch.int8)
 
