@@ -101,6 +101,7 @@ _ONNXRUNTIME = Backend(
     ),
     profile=onnxruntime.PROFILE,
     configurations=_schemes(Target.ONNXRUNTIME),
+    inspectors={".onnx": onnxruntime.inspect_onnx},
 )
 
 BACKEND = Backend(name="x86", quantizer=_quantizer, parts=(_ONEDNN, _INDUCTOR, _ONNXRUNTIME))

@@ -82,9 +82,25 @@ CAT = Step(ops(aten.cat.default, aten.concat.default, aten.concatenate.default))
 EMBEDDING = Step(ops(aten.embedding.default), (WEIGHT,))
 OUT = Operand(Role.OUT)
 
-_CONV_FUNCTIONS = (("relu", RELU), ("clamp", CLAMP), ("hardswish", HARDSWISH), ("silu", SILU))
-_LINEAR_FUNCTIONS = (*_CONV_FUNCTIONS, ("gelu", GELU), ("leaky_relu", LEAKY_RELU), ("tanh", TANH), ("sigmoid", SIGMOID))
-_CLAMPING = frozenset({"relu", "clamp"})
+_EAGER = frozenset({Target.ONEDNN})
+_Functions = tuple[tuple[str, Step, frozenset[Target]], ...]
+_CONV_FUNCTIONS: _Functions = (
+    ("relu", RELU, ALL),
+    ("clamp", CLAMP, ALL),
+    ("hardswish", HARDSWISH, ONEDNN),
+    ("silu", SILU, ONEDNN),
+)
+_LINEAR_FUNCTIONS: _Functions = (
+    ("relu", RELU, ALL),
+    ("clamp", CLAMP, ORT | _EAGER),
+    ("hardswish", HARDSWISH, _EAGER),
+    ("silu", SILU, _EAGER),
+    ("gelu", GELU, ONEDNN),
+    ("leaky_relu", LEAKY_RELU, _EAGER),
+    ("tanh", TANH, _EAGER),
+    ("sigmoid", SIGMOID, _EAGER),
+)
+"""What kernels apply to a product, by runtime: inductor's compiler knows fewer than oneDNN."""
 
 
 def _row(name: str, *steps: Step, extra: tuple[Check, ...] = (), output: Operand = OUT, share: bool = False) -> Row:
@@ -94,31 +110,31 @@ def _row(name: str, *steps: Step, extra: tuple[Check, ...] = (), output: Operand
 def _gemm(
     name: str,
     step: Step,
-    functions: tuple[tuple[str, Step], ...],
+    functions: _Functions,
     *extra: Check,
     float_results: frozenset[Target],
+    adding: frozenset[Target],
     float_addends: bool = False,
 ) -> tuple[Entry, ...]:
     """A gemm with the functions that its kernel applies, and with the tensor that oneDNN's adds before them."""
     by_calibration = (*extra, checks.static)
-    alone = tuple(
-        Entry(
-            row=_row(f"{name}_{function}", step, follower, extra=by_calibration),
-            targets=ALL if function in _CLAMPING else ONEDNN,
-            float_results=float_results,
-        )
-        for function, follower in functions
-    )
     added = (*by_calibration, only(step=1, alpha=1), checks.adds_one_of_its_shape)
     return (
         *(
-            Entry(row=row, targets=ONEDNN, float_results=float_results, float_addends=float_addends)
+            Entry(row=row, targets=adding, float_results=float_results, float_addends=float_addends)
             for row in (
                 _row(f"{name}_add_relu", step, ADD, RELU, extra=added),
                 _row(f"{name}_add", step, ADD, extra=added),
             )
         ),
-        *alone,
+        *(
+            Entry(
+                row=_row(f"{name}_{function}", step, follower, extra=by_calibration),
+                targets=targets,
+                float_results=float_results,
+            )
+            for function, follower, targets in functions
+        ),
         Entry(row=_row(name, step, extra=extra), float_results=float_results),
     )
 
@@ -152,15 +168,15 @@ def _asked_for(*rows: Row) -> tuple[Entry, ...]:
 
 ENTRIES: tuple[Entry, ...] = (
     *_on(ORT, *_clamped("pad_conv", CONV, checks.batched, checks.pads_image_with_zeros, before=(PAD,))),
-    *_gemm("conv", CONV, _CONV_FUNCTIONS, checks.batched, float_results=ONEDNN),
-    *_gemm("linear", LINEAR, _LINEAR_FUNCTIONS, float_results=ALL, float_addends=True),
+    *_gemm("conv", CONV, _CONV_FUNCTIONS, checks.batched, float_results=ONEDNN, adding=ONEDNN),
+    *_gemm("linear", LINEAR, _LINEAR_FUNCTIONS, float_results=ALL, adding=_EAGER, float_addends=True),
     *_on(ORT, *_clamped("matmul_weights", MATMUL_WEIGHTS, checks.matrices)),
     *_asked_for(*_clamped("matmul", MATMUL, checks.matrices)),
     *_between_codes(*_clamped("add", ADD, only(alpha=1))),
     *_between_codes(*_clamped("mul", MUL)),
     Entry(row=_row("embedding", EMBEDDING, extra=(checks.looks_up,)), float_results=ALL),
     *_on(
-        ORT | {Target.ONEDNN},
+        ORT | _EAGER,
         _row("mean", Step(ops(aten.mean.dim)), extra=(checks.averages_image, only(dtype=None))),
         _row(
             "global_avg_pool",

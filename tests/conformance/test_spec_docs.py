@@ -118,7 +118,9 @@ def test_every_field_of_a_profile_is_told():
     assert [name for name in members if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize(("scheme", "column"), [("s8.pc", 0), ("u8.pc@onnxruntime", 1), ("u8.pc@onednn", 2), ("u8.pc@inductor", 3)])
+@pytest.mark.parametrize(
+    ("scheme", "column"), [("s8.pc", 0), ("u8.pc@onnxruntime", 1), ("u8.pc@onednn", 2), ("u8.pc@inductor", 3)]
+)
 def test_the_table_of_profiles_is_what_the_backends_say(scheme, column):
     backend = find_backend("x86" if "@" in scheme else "xnnpack")
     for family, arithmetic in backend.part_of(scheme).profile.arithmetic.items():
