@@ -12,6 +12,7 @@ from quantizer_sdk.backends.onednn.activations import NONE, Activation, activati
 from quantizer_sdk.backends.onednn.conv_op import conv
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
 from quantizer_sdk.backends.onednn.linear_op import linear
+from quantizer_sdk.backends.onednn.moves import PADS
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
 __all__ = ["LINEARS", "Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed", "sums_fit"]
@@ -186,7 +187,8 @@ def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:
     out = quantize_of(tail.quantize)
     out = out if out is None or tail.ends is None else _clamped(out, tail.ends)
     beside = None if tail.other is None else codes_of(tail.other)
-    x = (codes.node, codes.qparams.scale, codes.qparams.zero_point)
+    source, window = _own_padding(codes, gemm.window)
+    x = (source, codes.qparams.scale, codes.qparams.zero_point)
     weight = (gemm.weight.node, gemm.weight.scale, gemm.bias)
     result = (1.0, 0, torch.float32) if out is None else (out.scale, out.zero_point, torch.uint8)
     post = (tail.activation.name, list(tail.activation.arguments))
@@ -194,12 +196,31 @@ def _fuse(editor: Editor, gemm: Gemm, codes: Codes) -> None:
     if beside is not None:
         other = (beside.node, beside.qparams.scale, beside.qparams.zero_point)
     algorithm = () if gemm.window else (tail.activation.algorithm,)
-    arguments = (*x, *weight, *gemm.window, *result, *post, *algorithm, *other)
+    arguments = (*x, *weight, *window, *result, *post, *algorithm, *other)
     fused = editor.call(tail.last, conv if gemm.window else linear, arguments, tail.last)
     if out is None or tail.quantize is None:
         editor.replace(tail.last, fused)
         return
     editor.replace(tail.quantize, narrowed(editor, fused, tail.last, out))
+
+
+def _own_padding(codes: Codes, window: tuple[Any, ...]) -> tuple[Node, tuple[Any, ...]]:
+    """Let a convolution pad with zeros itself, where its operand was padded so, as much before as behind."""
+    pad = codes.node
+    if not window or pad.target not in PADS or not isinstance(pad.args[0], Node):
+        return pad, window
+    call = call_of(pad)
+    stride, padding, *rest = window
+    before, behind = list(call["pad"][::2])[::-1], list(call["pad"][1::2])[::-1]
+    zeros = call["value"] == codes.qparams.zero_point and call.get("mode", "constant") == "constant"
+    if not zeros or before != behind or len(before) > len(padding) or any(_is_open(size) for size in before):
+        return pad, window
+    before = [0] * (len(padding) - len(before)) + before
+    return pad.args[0], (stride, [own + more for own, more in zip(padding, before, strict=True)], *rest)
+
+
+def _is_open(size: Any) -> bool:
+    return not isinstance(size, int) or size < 0
 
 
 def _clamped(out: QParams, ends: tuple[float, float]) -> QParams:

@@ -11,7 +11,7 @@ from torch.fx import Node
 from quantizer_sdk.backends.onednn.editing import QParams, call_of
 from quantizer_sdk.backends.onednn.window_ops import max_pool
 
-__all__ = ["Move", "move_of"]
+__all__ = ["PADS", "Move", "move_of"]
 
 _ATEN = torch.ops.aten
 _VIEWS = frozenset(
@@ -26,9 +26,9 @@ _VIEWS = frozenset(
 )
 _PARTS = frozenset({_ATEN.slice.Tensor, _ATEN.select.int, _ATEN.narrow.default, _ATEN.index_select.default})
 _JOINS = frozenset({_ATEN.cat.default, _ATEN.concat.default, _ATEN.concatenate.default, _ATEN.stack.default})
-_PADS = frozenset({_ATEN.pad.default, _ATEN.constant_pad_nd.default})
+PADS = frozenset({_ATEN.pad.default, _ATEN.constant_pad_nd.default})
 _POOLS = frozenset({_ATEN.max_pool2d.default})
-_ALL = _VIEWS | _PARTS | _PADS | _POOLS | {max_pool}
+_ALL = _VIEWS | _PARTS | PADS | _POOLS | {max_pool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Move:
 
     def padding_of(self, qparams: QParams) -> int | None:
         """Return the code that the call pads with, 0 where it does not pad; None where it pads with no number."""
-        if self.node.target not in _PADS:
+        if self.node.target not in PADS:
             return 0
         call = call_of(self.node)
         value = call["value"]
@@ -61,7 +61,7 @@ class Move:
 
     def exact_padding(self, qparams: QParams, code: int) -> bool:
         """Whether a code stands for just the number that the call pads with."""
-        if self.node.target not in _PADS:
+        if self.node.target not in PADS:
             return True
         value = torch.tensor(float(call_of(self.node)["value"] or 0))
         return bool(torch.tensor(float(code - qparams.zero_point)) * torch.tensor(qparams.scale) == value)
@@ -74,7 +74,7 @@ class Move:
             window[1] = window[1] or window[0]
             self.node.target = max_pool
             self.node.args, self.node.kwargs = (self.node.args[0], *window, call["ceil_mode"]), {}
-        if self.node.target in _PADS:
+        if self.node.target in PADS:
             call = call_of(self.node)
             mode = (call["mode"],) if "mode" in call else ()
             self.node.args, self.node.kwargs = (self.node.args[0], call["pad"], *mode, padding), {}

@@ -90,6 +90,14 @@ def test_gemms_add_a_residual_in_one_kernel_and_leave_it_as_it_was(export, layer
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
+@pytest.mark.parametrize(("pads", "apart"), [((1, 1, 2, 2), False), ((1, 1), False), ((0, 1, 0, 1), True)])
+def test_convolutions_pad_by_themselves_where_padding_is_even(export, pads, apart):
+    module = Run(lambda self, x: F.relu(self.layer(F.pad(x, pads))), layer=nn.Conv2d(4, 8, 3, padding=(0, 1)))
+    program = on_codes(quantized(export, module, rand(1, 4, 9, 9), quantize_results=True), rand(1, 4, 9, 9))
+    assert ("aten.constant_pad_nd" in {kernel.name for kernel in program.kernels()}) == apart
+    assert names(program) == ["quantizer_sdk_x86.quantize", "onednn.qconv_pointwise"]
+
+
 FORMS = {
     "max_pool": (lambda x: F.max_pool2d(x, 3, 2, 1), ["quantized.max_pool2d"]),
     "max_pool_ceil": (lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), ["quantized.max_pool2d"]),
