@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +25,10 @@ from quantizer_sdk.errors import LoweringError, QuantizerError
 
 __all__ = ["Compiled", "Findings", "compile_graph", "compiling", "despite_others", "flatten_outputs", "reporting"]
 
-_HALF_WRITTEN = "file too short"
+_HALF_WRITTEN = re.compile(r"(?P<path>\S+\.so): file too short")
 _ATTEMPTS, _PAUSE = 20, 0.5
+_ABANDONED = 5.0
+"""After so many seconds without a change, whoever wrote a file is gone."""
 _INTEGER_PRODUCTS = ("onednn::qconv", "onednn::qlinear")
 
 
@@ -212,7 +216,7 @@ def despite_others(compiling: Callable[[], Compiled]) -> Compiled:
     """Compile, and again where another process was found writing the same code.
 
     Processes share what they compile in one folder, and torch loads what it finds there though the linker may not be
-    done with it.
+    done with it, or was ended; what is left then is removed.
 
     Args:
         compiling: Compiles a fresh copy at each call.
@@ -221,8 +225,13 @@ def despite_others(compiling: Callable[[], Compiled]) -> Compiled:
         try:
             return compiling()
         except LoweringError as e:  # noqa: PERF203  it takes nothing beside a compilation
-            if _HALF_WRITTEN not in str(e):
+            half = _HALF_WRITTEN.search(str(e.__cause__))
+            if half is None:
                 raise
+            with contextlib.suppress(OSError):
+                path = Path(half["path"])
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
             time.sleep(_PAUSE)
     return compiling()
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import subprocess
 import sys
 import types
@@ -71,15 +72,17 @@ def test_a_failed_compilation_changes_nothing_either(monkeypatch):
     assert torch.is_grad_enabled()
 
 
-def test_code_that_another_process_is_writing_is_waited_for(monkeypatch):
+def test_code_that_another_process_left_half_written_is_compiled_anew(monkeypatch, tmp_path):
     from torch._inductor import compile_fx
 
-    real, calls = compile_fx.compile_fx, []
+    real, calls, path = compile_fx.compile_fx, [], tmp_path / "main.so"
+    path.write_bytes(b"")
+    os.utime(path, (0, 0))
 
     def half_written(*arguments, **options):
         calls.append(arguments)
-        if len(calls) == 1:
-            raise ImportError("main.so: file too short")
+        if path.exists():
+            raise ImportError(f"{path}: file too short")
         return real(*arguments, **options)
 
     monkeypatch.setattr(compile_fx, "compile_fx", half_written)
