@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.backend import source_line
+from quantizer_sdk.backends.onednn.saturation import sums_saturate
 from quantizer_sdk.backends.qdq_forms.gemm_weights import GEMMS, TRANSPOSED_CONVOLUTIONS, is_dequantize, weight_of
 from quantizer_sdk.backends.qdq_forms.new_nodes import constant_of
 
@@ -18,6 +20,7 @@ _OPS = torch.ops.quantized_decomposed
 _CONV3D = frozenset({_aten.conv3d.default, _aten.conv3d.padding})
 _LINEARS = frozenset({_aten.linear.default, _aten.mm.default, _aten.addmm.default, _aten.matmul.default})
 _STATIC = _OPS.dequantize_per_tensor.default
+_PAIR = 2**15
 _AT_RUN_TIME = _OPS.dequantize_per_tensor.tensor
 
 
@@ -69,14 +72,20 @@ def _obstacle(model: GraphModule, gemm: Node, weight: Node) -> str | None:
         return f"its activation comes from {activation.target}, which inductor does not fuse into {gemm.target}"
     if activation.args[5] is not torch.uint8:
         return f"its activation has {activation.args[5]} codes; inductor takes torch.uint8"
-    return _weight_obstacle(model, weight)
+    largest_code: Any = activation.args[4]
+    return _weight_obstacle(model, weight, largest_code)
 
 
-def _weight_obstacle(model: GraphModule, weight: Node) -> str | None:
-    """Return why inductor has no integer kernel for a weight like this."""
+def _weight_obstacle(model: GraphModule, weight: Node, largest_code: int) -> str | None:
+    """Return why inductor has no integer kernel for a weight like this, under activations up to a code."""
     if weight.target is not _OPS.dequantize_per_channel.default or weight.args[3] != 0:
         return "its weight has no scale for each output channel"
     zero_points = constant_of(model, weight.args[2])
     if weight.args[6] is not torch.int8 or zero_points is None or bool(zero_points.any()):
         return "its weight is not int8 with zero point 0, and its codes do not fit in that form"
+    codes = constant_of(model, weight.args[0])
+    if codes is not None and codes.numel() and sums_saturate():
+        largest = int(codes.to(torch.int16).abs().max())
+        if 2 * largest_code * largest >= _PAIR:
+            return f"this CPU sums products by its weights, up to {largest}, with loss; 7-bit weights fit"
     return None

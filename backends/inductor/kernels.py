@@ -129,7 +129,8 @@ def _is_product(kernel: Kernel) -> bool:
 def _calls(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> Iterator[KernelCall]:
     """Yield the calls; a buffer has the type that a kernel in C++ gives it, or that it was made with."""
     types: dict[str, str] = {}
-    read = _read_buffers(lines, pointers)
+    bases = _bases(lines)
+    read = _read_buffers(lines, pointers, bases)
     nodes: tuple[str, ...] = ()
     for line in lines:
         said = _NODES.match(line)
@@ -151,8 +152,10 @@ def _calls(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) ->
             kernel = _integer_product(product, arguments)
         elif name in pointers:
             buffers = dict(zip(arguments.split(", "), pointers[name], strict=False))
-            # What a kernel writes and nobody reads is its own scratch.
-            kernel = _cpp_kernel(name, [entry for at, entry in buffers.items() if entry.is_read or at in read])
+            own = _scratch(arguments, pointers[name], bases)
+            # What a kernel writes and nobody else reads is its own scratch.
+            kept = [entry for at, entry in buffers.items() if at in read or (entry.is_read and at not in own)]
+            kernel = _cpp_kernel(name, kept)
             types.update({at: entry.type for at, entry in buffers.items()})
         elif name.startswith(("extern_kernels.", "torch.ops.", "aten.")):
             kernel = _library_call(name.removeprefix("torch.ops."), arguments, types)
@@ -164,20 +167,41 @@ def _calls(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) ->
             types[call["result"]] = kernel.outputs[0]
 
 
-def _read_buffers(lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]]) -> frozenset[str]:
-    """Return the names of the buffers that some call, or the program's result, is made of."""
+def _bases(lines: Sequence[str]) -> dict[str, str]:
+    """Return the buffer that each other name of one is a view of."""
+    bases: dict[str, str] = {}
+    for line in lines:
+        alias = None if _CALL.match(line) else _ALIAS.match(line)
+        if alias is not None:
+            bases[alias["name"]] = bases.get(alias["of"], alias["of"])
+    return bases
+
+
+def _read_buffers(
+    lines: Sequence[str], pointers: Mapping[str, tuple[Pointer, ...]], bases: Mapping[str, str]
+) -> frozenset[str]:
+    """Return the names of the buffers that some call, or the program's result, is made of, in all their views."""
     read: set[str] = set()
     for line in lines:
         call = _CALL.match(line)
         if call is None:
             read.update(_WORD.findall(line) if _RESULT.match(line) else ())
-            read.update([alias["of"]] if (alias := _ALIAS.match(line)) is not None else ())
         elif call["name"] in pointers:
             arguments = call["arguments"].split(", ")
-            read.update(at for at, entry in zip(arguments, pointers[call["name"]], strict=False) if entry.is_read)
+            own = _scratch(call["arguments"], pointers[call["name"]], bases)
+            pairs = zip(arguments, pointers[call["name"]], strict=False)
+            read.update(at for at, entry in pairs if entry.is_read and at not in own)
         else:
             read.update(_WORD.findall(call["arguments"]))
-    return frozenset(read)
+    whole = {bases.get(name, name) for name in read}
+    return frozenset(read | whole | {name for name, base in bases.items() if base in whole})
+
+
+def _scratch(arguments: str, pointers: Sequence[Pointer], bases: Mapping[str, str]) -> frozenset[str]:
+    """Return the names of the buffers that one call is given twice: to write, and to read what it wrote."""
+    pairs = list(zip(arguments.split(", "), pointers, strict=False))
+    written = {bases.get(at, at) for at, entry in pairs if entry.is_written and not entry.is_read}
+    return frozenset(at for at, entry in pairs if bases.get(at, at) in written and entry.is_read)
 
 
 def _library_call(name: str, arguments: str, types: dict[str, str]) -> Kernel:

@@ -13,11 +13,12 @@ from torch.fx import Graph, Node
 
 from quantizer_sdk.backends.onnxruntime.exported import arguments
 
-__all__ = ["clamp_codes", "drop_axes_of_codes", "flatten_codes", "quantize_early", "reshape_target"]
+__all__ = ["clamp_codes", "drop_axes_of_codes", "flatten_codes", "pad_codes", "quantize_early", "reshape_target"]
 
 aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_PADS = (aten.pad.default, aten.constant_pad_nd.default)
 _BOUNDED: dict[Any, tuple[int, int | None]] = {aten.relu.default: (0, None), aten.relu6.default: (0, 6)}
 _BOUND_NAMES: dict[Any, tuple[str, str]] = {
     aten.hardtanh.default: ("min_val", "max_val"),
@@ -69,6 +70,25 @@ def clamp_codes(graph: Graph) -> None:
             quantize.args = (operand, *_narrowed(quantize, clamp))
             graph.erase_node(clamp)
             clamp = operand
+
+
+def pad_codes(graph: Graph) -> None:
+    """Pad codes with their zero point instead of numbers with 0."""
+    for quantize in graph.find_nodes(op="call_function", target=_QUANTIZE):
+        pad = quantize.args[0]
+        if pad.target not in _PADS or len(pad.users) != 1:
+            continue
+        named, dequantize = arguments(pad), pad.args[0]
+        with_zeros = named.get("mode", "constant") == "constant" and named["value"] in (None, 0)
+        if not with_zeros or dequantize.target is not _DEQUANTIZE or dequantize.args[1:6] != quantize.args[1:6]:
+            continue
+        with graph.inserting_before(pad):
+            zero_point = quantize.args[2]
+            codes = graph.call_function(aten.constant_pad_nd.default, (dequantize.args[0], named["pad"], zero_point))
+        codes.meta = {**pad.meta, "val": quantize.meta["val"]}
+        quantize.replace_all_uses_with(codes)
+        graph.erase_node(quantize)
+        graph.erase_node(pad)
 
 
 def _same_codes(dequantize: Node, quantize: Node) -> bool:

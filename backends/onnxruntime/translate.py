@@ -14,7 +14,13 @@ from quantizer_sdk.backends.onnxruntime.biases import round_biases
 from quantizer_sdk.backends.onnxruntime.call import Call, Results
 from quantizer_sdk.backends.onnxruntime.dimensions import dimension_names
 from quantizer_sdk.backends.onnxruntime.exported import export_graph, fold_constants
-from quantizer_sdk.backends.onnxruntime.forms import clamp_codes, drop_axes_of_codes, flatten_codes, quantize_early
+from quantizer_sdk.backends.onnxruntime.forms import (
+    clamp_codes,
+    drop_axes_of_codes,
+    flatten_codes,
+    pad_codes,
+    quantize_early,
+)
 from quantizer_sdk.backends.onnxruntime.onnx_graph import OnnxGraph
 from quantizer_sdk.backends.onnxruntime.translations import TRANSLATIONS, translation_of
 from quantizer_sdk.backends.onnxruntime.unsigned import use_unsigned_activations
@@ -54,6 +60,7 @@ def translate(
     use_unsigned_activations(exported)
     quantize_early(exported.graph)
     clamp_codes(exported.graph)
+    pad_codes(exported.graph)
     drop_axes_of_codes(exported.graph)
     flatten_codes(exported.graph)
     round_biases(exported)

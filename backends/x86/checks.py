@@ -22,7 +22,9 @@ __all__ = [
     "one_open_size",
     "only",
     "pads_image_with_zeros",
+    "pads_with_zeros",
     "slices_statically",
+    "slides_over_two_axes",
     "static",
     "two_tensors",
 ]
@@ -131,16 +133,29 @@ def batched(match: Match) -> str | None:
     return None if operand in (None, wanted) else f"an input of rank {operand}; the kernel takes rank {wanted}"
 
 
-def pads_image_with_zeros(match: Match) -> str | None:
-    """The runtime pads with zeros as part of the convolution, along the axes that it slides over."""
+def slides_over_two_axes(match: Match) -> str | None:
+    """Inductor's compiler fuses convolutions of signals and images."""
+    rank = len(_shape(match.argument("weight")))
+    return None if rank < 5 else f"a weight of rank {rank}; inductor fuses convolutions over one or two axes"
+
+
+def pads_with_zeros(match: Match) -> str | None:
+    """Padding with zeros is padding codes with the zero point."""
     try:
         mode = match.argument("mode")
     except KeyError:
         mode = "constant"
-    amounts, value = match.argument("pad"), match.argument("value")
-    rank = _rank(match.nodes[0].args[0])
+    value = match.argument("value")
     if mode != "constant" or value not in (None, 0):
         return f"mode={mode!r} and value={value}; the kernel pads with zeros"
+    return None
+
+
+def pads_image_with_zeros(match: Match) -> str | None:
+    """The runtime pads with zeros as part of the convolution, along the axes that it slides over."""
+    if (reason := pads_with_zeros(match)) is not None:
+        return reason
+    amounts, rank = match.argument("pad"), _rank(match.nodes[0].args[0])
     if any(amount < 0 for amount in amounts) or (rank is not None and len(amounts) > 2 * (rank - 2)):
         return f"pad={list(amounts)} crops, or pads more than the image"
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from quantizer_sdk import Role, Row, Step
+from quantizer_sdk import Check, Role, Row, Step
 from quantizer_sdk.backends.x86.checks import between_codes
 from quantizer_sdk.backends.x86.target import Target
 
@@ -30,6 +30,7 @@ class Entry:
         float_biases: Those whose kernel adds a float bias.
         float_addends: Whether oneDNN's kernel adds a float tensor to a product, which is then not quantized.
         between_codes: Whether it pays only if codes come in and go out.
+        checks: What only some runtimes refuse, with these.
         opt_in: Those where only a rule that names the op asks for it.
     """
 
@@ -39,6 +40,7 @@ class Entry:
     float_biases: frozenset[Target] = ONEDNN
     float_addends: bool = False
     between_codes: bool = False
+    checks: tuple[tuple[Target, Check], ...] = ()
     opt_in: frozenset[Target] = frozenset()
 
     def is_for(self, target: Target, asked: frozenset[torch._ops.OpOverload]) -> bool:
@@ -56,6 +58,8 @@ class Entry:
         row = self.row
         if target in self.float_results and not quantize_results and not row.share:
             row = dataclasses.replace(row, output=row.output.as_float())
+        more = tuple(check for only, check in self.checks if only is target)
+        row = dataclasses.replace(row, checks=(*row.checks, *more))
         if self.between_codes and not quantize_results:
             row = dataclasses.replace(row, checks=(*row.checks, between_codes))
         if self.float_addends and not quantize_results:

@@ -6,6 +6,7 @@ multiplies: its convolutions and linears take codes, apply a function and add a 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +104,9 @@ _LINEAR_FUNCTIONS: _Functions = (
 """What kernels apply to a product, by runtime: inductor's compiler knows fewer than oneDNN."""
 
 
+_FLAT = ((Target.INDUCTOR, checks.slides_over_two_axes),)
+
+
 def _row(name: str, *steps: Step, extra: tuple[Check, ...] = (), output: Operand = OUT, share: bool = False) -> Row:
     return Row(name, steps, checks=(checks.codes_fit, *extra), output=output, share=share)
 
@@ -115,11 +119,12 @@ def _gemm(
     float_results: frozenset[Target],
     adding: frozenset[Target],
     float_addends: bool = False,
+    checks_: tuple[tuple[Target, Check], ...] = (),
 ) -> tuple[Entry, ...]:
     """A gemm with the functions that its kernel applies, and with the tensor that oneDNN's adds before them."""
     by_calibration = (*extra, checks.static)
     added = (*by_calibration, only(step=1, alpha=1), checks.adds_one_of_its_shape)
-    return (
+    entries = (
         *(
             Entry(row=row, targets=adding, float_results=float_results, float_addends=float_addends)
             for row in (
@@ -137,6 +142,7 @@ def _gemm(
         ),
         Entry(row=_row(name, step, extra=extra), float_results=float_results),
     )
+    return tuple(dataclasses.replace(entry, checks=checks_) for entry in entries)
 
 
 def _clamped(name: str, step: Step, *extra: Check, before: tuple[Step, ...] = ()) -> tuple[Row, ...]:
@@ -168,7 +174,7 @@ def _asked_for(*rows: Row) -> tuple[Entry, ...]:
 
 ENTRIES: tuple[Entry, ...] = (
     *_on(ORT, *_clamped("pad_conv", CONV, checks.batched, checks.pads_image_with_zeros, before=(PAD,))),
-    *_gemm("conv", CONV, _CONV_FUNCTIONS, checks.batched, float_results=ONEDNN, adding=ONEDNN),
+    *_gemm("conv", CONV, _CONV_FUNCTIONS, checks.batched, float_results=ONEDNN, adding=ONEDNN, checks_=_FLAT),
     *_gemm("linear", LINEAR, _LINEAR_FUNCTIONS, float_results=ALL, adding=_EAGER, float_addends=True),
     *_on(ORT, *_clamped("matmul_weights", MATMUL_WEIGHTS, checks.matrices)),
     *_asked_for(*_clamped("matmul", MATMUL, checks.matrices)),
@@ -202,6 +208,7 @@ ENTRIES: tuple[Entry, ...] = (
         ALL,
         _shared("max_pool", Step(ops(aten.max_pool2d.default)), checks.batched, only(ceil_mode=False)),
         _shared("cat", CAT, checks.two_tensors),
+        _shared("pad", PAD, checks.pads_with_zeros),
         _shared("slice", Step(ops(aten.slice.Tensor)), checks.slices_statically),
         _shared("move", MOVE, checks.one_open_size),
     ),
