@@ -46,7 +46,8 @@ def kernel_delta(value: Traced, requantized: Requantized, arithmetic: Arithmetic
         return _fused(value, requantized, sum(scale for term in value.exact.terms for scale in term.scales))
     if multiplier is Multiplier.FUSED and terms == 1 and value.family in {Family.MUL, Family.SQUARE}:
         return _fused(value, requantized, 0)
-    if multiplier is Multiplier.RECIPROCAL and value.family in {Family.DOT, Family.DOT_ADD}:
+    one_kernel = value.family is Family.DOT_ADD and multiplier is Multiplier.FUSED
+    if one_kernel or (multiplier is Multiplier.RECIPROCAL and value.family in {Family.DOT, Family.DOT_ADD}):
         return _dequantized(value, requantized)
     if multiplier is Multiplier.RECIPROCAL and value.family is Family.DOT_TABLE:
         size = requantized.r.abs() + abs(requantized.zero_point)

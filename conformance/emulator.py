@@ -80,7 +80,7 @@ def _codes(site: Site, family: Family, arithmetic: Arithmetic, real: Tensor) -> 
     target = site.requantized
     if arithmetic.zero_point is ZeroPointOrder.AFTER:
         codes = rounded(real, arithmetic.rounding) + target.zero_point
-    elif arithmetic.multiplier in {Multiplier.FUSED, Multiplier.FOLDED}:
+    elif arithmetic.multiplier in {Multiplier.FUSED, Multiplier.FOLDED} and family is not Family.DOT_ADD:
         codes = rounded(real, arithmetic.rounding)  # its constant holds the zero point
     else:
         codes = rounded(real + float(target.zero_point), arithmetic.rounding)
@@ -95,10 +95,20 @@ def _unchanged(site: Site) -> bool:
 
 
 def _dotted_and_added(value: Traced, scale: Tensor, multiplier: Multiplier) -> Tensor | None:
-    """What RECIPROCAL makes of the gemm's accumulator before the output's scale, plus the dequantized other operand."""
+    """What RECIPROCAL makes of the gemm's accumulator before the output's scale, plus the dequantized other operand.
+
+    FUSED multiplies that operand by its scale and adds it in one rounding.
+    """
     gemm, other = sorted(value.operands, key=lambda operand: operand.family is not Family.DOT)
-    real, addend = _dotted(gemm, None, BiasForm.FLOAT32, multiplier), _dequantized(other)
-    return None if real is None or addend is None else (real + addend) * (1 / scale)
+    real, addend = _dotted(gemm, None, BiasForm.FLOAT32, Multiplier.RECIPROCAL), _dequantized(other)
+    (term, *more), lead = other.exact.terms, _single(other)
+    if real is None or addend is None or multiplier not in {Multiplier.RECIPROCAL, Multiplier.FUSED}:
+        return None
+    if multiplier is Multiplier.FUSED:
+        if lead is None or more:
+            return None
+        return fma(term.values.float(), _float32(lead), real) * (1 / scale)
+    return (real + addend) * (1 / scale)
 
 
 def _dotted(value: Traced, scale: Tensor | None, bias_form: BiasForm, multiplier: Multiplier) -> Tensor | None:

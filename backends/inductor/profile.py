@@ -27,7 +27,7 @@ PROFILE = Profile(
         Family.MOVE: _WRITTEN,
         Family.CLAMP: _WRITTEN,
         Family.DOT: _PRODUCT,
-        Family.DOT_ADD: _PRODUCT,
+        Family.DOT_ADD: Arithmetic(multiplier=Multiplier.FUSED, zero_point=ZeroPointOrder.BEFORE),
         Family.DOT_TABLE: _PRODUCT,
         Family.ADD: _WRITTEN,
         Family.MUL: _WRITTEN,
