@@ -23,6 +23,7 @@ from quantizer_sdk.profile import Profile
 from quantizer_sdk.provenance import module_path, source_line
 from quantizer_sdk.quiet_logs import quiet_logs
 from quantizer_sdk.requantization import RatioLimit, excessive_requantization, requantizing_clamps
+from quantizer_sdk.serving_process import ServingProcess
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ __all__ = [
     "Lower",
     "RatioLimit",
     "Runner",
+    "ServingProcess",
     "Variant",
     "arrange_clamps",
     "backend_names",

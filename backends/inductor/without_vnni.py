@@ -15,7 +15,7 @@ from quantizer_sdk.backends.inductor.compiling import reporting
 from quantizer_sdk.backends.inductor.inputs import InputSpec, checked, describe_inputs
 from quantizer_sdk.backends.inductor.kernels import decode_calls, decode_kernels, delegation_of
 from quantizer_sdk.backends.inductor.server import GENERATED, INPUTS, MODEL, OUTPUTS
-from quantizer_sdk.backends.inductor.weaker_process import ask_weaker_process
+from quantizer_sdk.backends.inductor.weaker_process import WEAKER
 from quantizer_sdk.errors import LoweringError
 
 __all__ = ["WeakerProgram", "lower_without_vnni"]
@@ -50,7 +50,7 @@ class WeakerProgram:
             LoweringError: Some inputs do not fit, or the process fails.
         """
         torch.save([checked(inputs, self.inputs) for inputs in batches], self._path(INPUTS))
-        ask_weaker_process(Path(self._folder.name))
+        WEAKER.ask(Path(self._folder.name))
         results = torch.load(self._path(OUTPUTS), weights_only=True)
         return [tuple(outputs) for outputs in results]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from quantizer_sdk.backend import Delegation, Kernel
-from quantizer_sdk.backends.onednn.limited_process import run_limited
+from quantizer_sdk.backends.onednn.limited_process import limited_process
 from quantizer_sdk.backends.onednn.lowering import lower_eager
 from quantizer_sdk.backends.onednn.program import OneDNNProgram
 from quantizer_sdk.backends.onednn.serving import ANSWERS, INPUTS, MODULE
@@ -91,7 +91,7 @@ class LimitedProgram:
             folder = Path(name)
             torch.save(self.program.module, folder / MODULE)
             torch.save([tuple(tensor.detach() for tensor in inputs) for inputs in batches], folder / INPUTS)
-            run_limited(folder, self.isa)
+            limited_process(self.isa).ask(folder)
             answers: dict[str, Any] = torch.load(folder / ANSWERS, weights_only=False)
             return answers
 

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.backend import Delegation, Kernel
 from quantizer_sdk.backends.onnxruntime import session
-from quantizer_sdk.backends.onnxruntime.emulated_process import VALGRIND, run_emulated
+from quantizer_sdk.backends.onnxruntime.emulated_process import EMULATED, VALGRIND
 from quantizer_sdk.backends.onnxruntime.kernels import decode_kernels, delegation_of
 from quantizer_sdk.backends.onnxruntime.lowering import to_onnx
 from quantizer_sdk.backends.onnxruntime.session import SessionSettings, settings_json
@@ -68,7 +68,7 @@ class EmulatedProgram:
             (folder / session.MODEL).write_bytes(self.buffer)
             (folder / session.SETTINGS).write_text(settings_json(self.settings))
             np.savez(folder / session.INPUTS, allow_pickle=False, **arrays)
-            run_emulated(folder)
+            EMULATED.ask(folder)
             self._kernels = decode_kernels((folder / session.OPTIMIZED).read_bytes())
             with np.load(folder / session.OUTPUTS) as results:
                 return [_outputs(results, run) for run in range(len(batches))]

@@ -1,6 +1,5 @@
 """Programs under valgrind, whose CPU has no VNNI: where saturation shows, and what cures it."""
 
-import os
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ from torch import nn
 
 from quantizer_sdk import LoweringError, MissingDependencyError, find_backend
 from quantizer_sdk.backends.onnxruntime import SessionSettings, lower, lower_without_vnni
-from quantizer_sdk.backends.onnxruntime.emulated_process import _process
+from quantizer_sdk.backends.onnxruntime.emulated_process import EMULATED
 from quantizer_sdk.backends.onnxruntime.saturation import sums_saturate
 
 OPS = torch.ops.quantized_decomposed
@@ -118,7 +117,7 @@ def test_the_number_of_inputs_is_checked(extremes):
 def test_a_process_that_dies_is_told_and_followed_by_another(extremes, codes):
     emulated = lower_without_vnni(extremes(63), [torch.zeros(4, 64)], integer_io=True)
     (before,) = emulated.run(codes[0])
-    process = _process(os.getpid())._process
+    _owner, process = EMULATED._running
     process.kill()
     process.wait()
     with pytest.raises(LoweringError, match="under valgrind ended with exit code -9"):
