@@ -1,6 +1,5 @@
 """Programs under valgrind, whose CPU has no VNNI: where saturation shows, and what cures it."""
 
-
 import pytest
 import torch
 from torch import nn
