@@ -190,7 +190,7 @@ ARITHMETIC_MUTANTS = (
     _mutant(
         "lowest_code_missing",
         "What should be the lowest code is one above it.",
-        wrong.with_codes(lambda codes, _site, _node: codes.clamp(min=-127)),
+        wrong.with_codes(lambda codes, site, _node: codes.clamp(min=site.requantized.quant_min + 1)),
         "K1 K2",
         ADD,
         "aten.add/s8.pc/generic/exhaustive",

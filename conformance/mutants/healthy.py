@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
 
 from quantizer_sdk import (
     Backend,
@@ -16,16 +19,84 @@ from quantizer_sdk.backend import Runner, Variant
 from quantizer_sdk.conformance.mutants.altered import altered, replace_specs
 from quantizer_sdk.conformance.mutants.emulated import Compute, emulated_lower, predicted
 
-__all__ = ["healthy", "healthy_integer_bias", "healthy_relu_at_end", "profile_of", "runner_with"]
+__all__ = [
+    "Donor",
+    "donor",
+    "healthy",
+    "healthy_integer_bias",
+    "healthy_relu_at_end",
+    "made_of",
+    "profile_of",
+    "runner_with",
+]
 
-_DONOR = "xnnpack"
-"""Whose table and profile are used; its runtime need not be installed."""
+
+_STAND_INS = {
+    "aten.relu": (("aten.conv2d+aten.relu", "3x3"), ("aten.conv2d", "3x3"), ("aten.add", "4d")),
+    "aten.clamp": (("aten.conv2d+aten.clamp", "3x3"),),
+    "aten.conv2d+aten.hardtanh": (("aten.conv2d+aten.clamp", "3x3"),),
+    "aten.conv_transpose2d.input": (("aten.conv2d", "3x3"),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """Whose table and profile mutants are made of; its runtime need not be installed.
+
+    Attributes:
+        backend: The name of a backend.
+        part: The name of one of its parts; "" for a backend without.
+    """
+
+    backend: str = "xnnpack"
+    part: str = ""
+
+    def find(self) -> Backend:
+        """Return the backend, or the part.
+
+        Raises:
+            BackendError: There is none.
+        """
+        whole = find_backend(self.backend)
+        return next((part for part in whole.parts if part.name == self.part), whole)
+
+    def cases(self, name: str) -> tuple[str, ...]:
+        """Return what this donor's suite may call a case of the mutants, which are named as XNNPACK's, the best first.
+
+        Where it has no row for an op alone, the op behind a convolution or an op beside it stands in.
+        """
+        if not self.part:
+            return (name,)
+        subject, scheme, data, shape = name.split("/")
+        own = scheme.replace("s8.", "u8.", 1) if scheme.startswith("s8.") else scheme
+        others = _STAND_INS.get(subject, ()) if shape != "1d" else (("aten.linear", "2d"),)
+        places = ((subject, shape), *others)
+        return tuple(f"{other}/{own}@{self.part}/{data}/{form}" for other, form in places)
+
+
+_donor: ContextVar[Donor | None] = ContextVar("donor", default=None)
+
+
+def donor() -> Donor:
+    """Return whose table and profile mutants are made of now."""
+    chosen = _donor.get()
+    return Donor() if chosen is None else chosen
+
+
+@contextlib.contextmanager
+def made_of(other: Donor) -> Iterator[None]:
+    """Make mutants of another donor's table and profile inside the block."""
+    token = _donor.set(other)
+    try:
+        yield
+    finally:
+        _donor.reset(token)
 
 
 def healthy() -> Backend:
     """Return the donor's quantizer and profile on emulated kernels."""
-    donor = find_backend(_DONOR)
-    return replace(donor, name="emulated", runner=runner_with(profile_of(donor)), peer_quantize=None)
+    found = donor().find()
+    return replace(found, name="emulated", runner=runner_with(profile_of(found)), peer_quantize=None)
 
 
 def healthy_integer_bias() -> Backend:

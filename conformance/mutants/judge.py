@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from quantizer_sdk import Backend
 from quantizer_sdk.conformance.evaluate import evaluate
-from quantizer_sdk.conformance.mutants.healthy import healthy
+from quantizer_sdk.conformance.mutants.healthy import Donor, donor, healthy
 from quantizer_sdk.conformance.mutants.mutant import Mutant
 from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_check
 from quantizer_sdk.conformance.scenario import Scenario
@@ -55,7 +55,7 @@ class Judgement:
 
 
 @functools.cache
-def _scenarios() -> Mapping[str, Scenario]:
+def _scenarios(_donor: Donor) -> Mapping[str, Scenario]:
     """Return the suite's own scenarios of the healthy backend by subject, scheme, data and shape."""
     return {scenario.case_ids()[0].split("/", 1)[1]: scenario for scenario in scenarios_of(healthy())}
 
@@ -66,9 +66,11 @@ def case_of(name: str) -> Scenario:
     Raises:
         InvalidSpecError: It enumerates none.
     """
-    found = _scenarios().get(name)
+    known = _scenarios(donor())
+    names = donor().cases(name)
+    found = next((known[other] for other in names if other in known), None)
     if found is None:
-        message = f"no scenario {name!r} among the {len(_scenarios())} of the healthy backend; see `conform --list`"
+        message = f"no scenario {names[0]!r} among the {len(known)} of the healthy backend; see `conform --list`"
         raise InvalidSpecError(message)
     return found
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from quantizer_sdk.conformance.mutants.elsewhere import Elsewhere
 from quantizer_sdk.conformance.mutants.judge import Judgement
 from quantizer_sdk.conformance.mutants.mutant import Kind, Mutant
 from quantizer_sdk.conformance.outcome import CHECKS
 
-__all__ = ["Entry", "published", "render"]
+__all__ = ["Entry", "published", "render", "render_elsewhere"]
 
 _TITLES = {
     Kind.QUANTIZER: "Wrong quantizers",
@@ -67,6 +68,34 @@ def render(judgements: Sequence[Judgement]) -> str:
             named = sum(check in judgement.mutant.killers for judgement in judgements)
             finds = sum(check in judgement.caught_by for judgement in judgements)
             lines.append(f"| {check} | {statement} | {named} | {finds} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_elsewhere(found: Mapping[str, Sequence[Elsewhere]]) -> str:
+    """Return the page of mutants made of a backend's parts, as Markdown.
+
+    Args:
+        found: By the name of a part, what became of each mutant.
+    """
+    lines = [
+        "# Mutants on x86",
+        "",
+        "The [mutants](mutants.md) made of the x86 backend's tables and profiles, part by part, in place of XNNPACK's.",
+        "Where a part has no row for an op alone, the op behind a convolution stands in for it. Written by",
+        "`python benchmarks/conformance_mutants.py --x86`; tests hold every mutant to its fate.",
+        "",
+        "| Part | Killed | No mistake there | No such case | Survive |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for part, fates in found.items():
+        counts = [sum(it.fate == fate for it in fates) for fate in ("killed", "no mistake", "no case", "survives")]
+        lines.append(f"| {part} | {' | '.join(str(count) for count in counts)} |")
+    for part, fates in found.items():
+        harmless = [it for it in fates if it.fate == "no mistake"]
+        missing = [f"`{it.mutant.name}`" for it in fates if it.fate == "no case"]
+        lines += ["", f"## {part}", "", "| No mistake | Why |", "|---|---|"]
+        lines += [f"| `{it.mutant.name}` | {it.no_mistake} |" for it in harmless]
+        lines += ["", f"No such case: {', '.join(missing) or 'none'}."]
     return "\n".join(lines) + "\n"
 
 
