@@ -73,15 +73,7 @@ class Comparison:
     @property
     def allowed(self) -> int:
         """How many mismatches chance explains, given δ."""
-        return self.near_tie if self.dense else min(self.near_tie, most_by_chance(self.expected_mismatches))
-
-    @property
-    def dense(self) -> bool:
-        """Whether more results lie next to ties than chance explains, as where a scale is nearly a multiple of another.
-
-        It says nothing of the kernel, for the exact codes decide it; statistics do not hold there.
-        """
-        return self.near_tie > most_by_chance(self.expected_mismatches)
+        return min(self.near_tie, most_by_chance(self.expected_mismatches))
 
     @property
     def z(self) -> float:
@@ -92,7 +84,7 @@ class Comparison:
     @property
     def biased(self) -> bool:
         """Whether errors go one way more often than coins would."""
-        return not self.dense and abs(self.z) > _Z
+        return abs(self.z) > _Z
 
     @property
     def mistrusted(self) -> str | None:

@@ -108,12 +108,19 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [(name, target) for name in MODELS for target in TARGETS if (name, target) != ("conv3d", "inductor")],
+)
 def test_all_gemms_are_quantized(name, target):
     build, shape, count = MODELS[name]
     model = quantized(build(), torch.randn(shape), quantizer=X86Quantizer(target))
     assert gemms(model) == ["quantized"] * count
+
+
+def test_conv3d_has_no_kernel_in_inductor_and_says_so():
+    report = explain(exported(nn.Conv3d(2, 4, 3), torch.randn(1, 2, 5, 6, 7)), X86Quantizer("inductor"))
+    assert "inductor fuses convolutions over one or two axes" in report.ops[0].reason
 
 
 @pytest.mark.parametrize("target", TARGETS)
