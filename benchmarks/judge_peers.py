@@ -99,8 +99,9 @@ def written_scripts(peer: Peer, defects: list[Defect], seed: int) -> Iterator[tu
             continue
         try:
             text = min((_script(peer, scenarios[o.id], o, seed) for o in defect.outcomes[:_TRIED]), key=len)
-        except QuantizerError as e:
-            yield defect, f"no script: {str(e).split(',')[0].splitlines()[0]}"
+        except Exception as e:  # noqa: BLE001  # a peer may raise anything
+            kind = "" if isinstance(e, QuantizerError) else f"{type(e).__name__}: "
+            yield defect, f"no script: {kind}{str(e).split(',')[0].splitlines()[0]}"
             continue
         path = folder / f"{defect.name}.py"
         path.write_text(text, encoding="utf-8")

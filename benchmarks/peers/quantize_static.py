@@ -85,6 +85,9 @@ class _QuantizeStatic(Quantizer):
         weights = [operand for operand in specs if operand.op == "get_attr" and operand not in biases]
         activations = [operand for operand in specs if operand.op != "get_attr"]
         for bias in biases:
+            if not weights or not activations:
+                del specs[bias]  # of a product that stays float
+                continue
             per_channel = specs[weights[0]].ch_axis is not None
             specs[bias] = _bias(activations[0], weights[0], node, per_channel=per_channel)
         result: Any = None
