@@ -67,8 +67,7 @@ XNNPACK = Peer(
     title="Peers judged",
     introduction=(
         "ExecuTorch's own `XNNPACKQuantizer`, per channel and per tensor, runs unmodified on our engine, its graphs on",
-        "the kernels that ours run on. [peers-x86.md](peers-x86.md) judges torchao's `X86InductorQuantizer`,",
-        "[peers-quantize-static.md](peers-quantize-static.md) ONNX Runtime's `quantize_static`.",
+        "the kernels that ours run on.",
     ),
     packages=("torch", "executorch"),
 )
