@@ -98,11 +98,9 @@ def discover(
 
 def _scenarios(backend: Backend, seed: int, count: int) -> tuple[Scenario, ...]:
     """Return `count` random graphs for each part of a backend."""
-    scenarios = tuple(
-        scenario for part in backend.parts or (backend,) for scenario in _random_graphs(part, seed, count)
-    )
+    scenarios = tuple(scenario for part in backend.runtimes() for scenario in _random_graphs(part, seed, count))
     if not scenarios:
-        rows = ", ".join(row.name for part in backend.parts or (backend,) for row in _rows(part))
+        rows = ", ".join(row.name for part in backend.runtimes() for row in _rows(part))
         raise BackendError(f"no graph can be made of the rows {rows}; expected ops that the suite knows how to call")
     return scenarios
 

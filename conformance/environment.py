@@ -31,7 +31,7 @@ def environment_of(backend: Backend) -> dict[str, str]:
         "cpu_flags": " ".join(flag for flag in _FLAGS if flag in flags),
         "isa": _isa(flags),
     }
-    for part in backend.parts or (backend,):
+    for part in backend.runtimes():
         if part.runner is not None and part.runner.environment is not None:
             found |= part.runner.environment()
     return found

@@ -156,7 +156,7 @@ def report_of(
     """
     complete = len(done) == sum(len(scenario.checks) for scenario in scenarios)
     whole = complete and not settings.selection.partial
-    parts = backend.parts or (backend,)
+    parts = backend.runtimes()
     return Report(
         backend=backend.name,
         runner=_joined(part.runner for part in parts),

@@ -255,6 +255,10 @@ class Backend:
             message = f"backend {self.name!r} has parts with configurations of one name: {', '.join(twice)}"
             raise BackendError(message)
 
+    def runtimes(self) -> tuple[Backend, ...]:
+        """Return the parts, or the backend itself where it has none."""
+        return self.parts or (self,)
+
     def schemes(self) -> Mapping[str, Callable[[], Quantizer]]:
         """Return the configurations, those of all parts, or the default one under the name "default"."""
         if self.parts:

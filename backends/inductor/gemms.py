@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.backend import source_line
-from quantizer_sdk.backends.onednn.saturation import sums_saturate
+from quantizer_sdk.backends.onednn.saturation import pairs_fit, sums_saturate
 from quantizer_sdk.backends.qdq_forms.gemm_weights import GEMMS, TRANSPOSED_CONVOLUTIONS, is_dequantize, weight_of
 from quantizer_sdk.backends.qdq_forms.new_nodes import constant_of
 
@@ -20,7 +20,6 @@ _OPS = torch.ops.quantized_decomposed
 _CONV3D = frozenset({_aten.conv3d.default, _aten.conv3d.padding})
 _LINEARS = frozenset({_aten.linear.default, _aten.mm.default, _aten.addmm.default, _aten.matmul.default})
 _STATIC = _OPS.dequantize_per_tensor.default
-_PAIR = 2**15
 _AT_RUN_TIME = _OPS.dequantize_per_tensor.tensor
 
 
@@ -84,8 +83,6 @@ def _weight_obstacle(model: GraphModule, weight: Node, largest_code: int) -> str
     if weight.args[6] is not torch.int8 or zero_points is None or bool(zero_points.any()):
         return "its weight is not int8 with zero point 0, and its codes do not fit in that form"
     codes = constant_of(model, weight.args[0])
-    if codes is not None and codes.numel() and sums_saturate():
-        largest = int(codes.to(torch.int16).abs().max())
-        if 2 * largest_code * largest >= _PAIR:
-            return f"this CPU sums products by its weights, up to {largest}, with loss; 7-bit weights fit"
+    if codes is not None and sums_saturate() and not pairs_fit(codes, largest_code):
+        return "this CPU sums products by its 8-bit weights with loss; 7-bit weights fit"
     return None

@@ -13,6 +13,7 @@ from quantizer_sdk.backends.onednn.conv_op import conv
 from quantizer_sdk.backends.onednn.editing import Codes, Editor, QParams, call_of, codes_of, only_user, quantize_of
 from quantizer_sdk.backends.onednn.linear_op import linear
 from quantizer_sdk.backends.onednn.moves import PADS
+from quantizer_sdk.backends.onednn.saturation import pairs_fit
 from quantizer_sdk.backends.onednn.weights import Weight, bias_of, weight_of
 
 __all__ = ["LINEARS", "Gemm", "Tail", "follow", "fuse_gemms", "gemm_of", "narrowed", "sums_fit"]
@@ -27,7 +28,6 @@ _CONVS = {
     _ATEN.conv3d.padding: 3,
 }
 LINEARS = frozenset({_ATEN.linear.default, _ATEN.addmm.default, _ATEN.mm.default, _ATEN.matmul.default})
-_PAIR = 2**15
 _ADDS = frozenset({_ATEN.add.Tensor})
 
 
@@ -88,11 +88,10 @@ def fuse_gemms(editor: Editor, *, saturating: bool) -> None:
 
 
 def sums_fit(editor: Editor, gemm: Gemm, largest_code: int) -> bool:
-    """Whether a CPU without VNNI adds the products without loss: two of them have to fit in 16 bits."""
+    """Whether a CPU without VNNI adds the products without loss; see `pairs_fit`."""
     weight = editor.tensor(gemm.weight.node)
     assert weight is not None
-    largest = int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
-    return 2 * largest_code * largest < _PAIR
+    return pairs_fit(weight, largest_code)
 
 
 def gemm_of(editor: Editor, node: Node) -> Gemm | None:

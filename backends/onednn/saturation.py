@@ -6,9 +6,10 @@ import functools
 
 import torch
 
-__all__ = ["sums_saturate"]
+__all__ = ["pairs_fit", "sums_saturate"]
 
 _LENGTH = 64
+_PAIR = 2**15
 
 
 @functools.cache
@@ -26,3 +27,14 @@ def sums_saturate() -> bool:
     total = torch.ops.onednn.qlinear_pointwise(*operands, 1.0, 0, torch.float32, "none", [], "")
     expected = _LENGTH * 255 * 127
     return bool((total != expected).any() or (torch._int_mm(rows, column) != expected).any())
+
+
+def pairs_fit(weight: torch.Tensor, largest_code: int) -> bool:
+    """Whether a CPU without VNNI adds the products without loss: two of them have to fit in 16 bits.
+
+    Args:
+        weight: int8 codes.
+        largest_code: The largest code of the activation.
+    """
+    largest = int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
+    return 2 * largest_code * largest < _PAIR

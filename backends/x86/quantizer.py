@@ -27,7 +27,8 @@ class X86Quantizer(TableQuantizer):
 
     Without any `set_` call it quantizes all it can, statically, with a scale for each output channel of a weight. Set
     configs from `get_default_x86_quantization_config` to choose otherwise; each layer may have its own, static or
-    dynamic. The methods named `set_..._qconfig` are the peer's.
+    dynamic. On oneDNN, matmul of two activations is quantized only if a rule names it. Methods named `set_..._qconfig`
+    are the peer's.
 
     Args:
         target: The runtime: "onednn" for eager PyTorch, "inductor" for compiled code, "onnxruntime" for ONNX files.
@@ -51,16 +52,6 @@ class X86Quantizer(TableQuantizer):
     def default_config(self) -> QuantizationConfig:
         """Return static uint8 with weights per channel, of 7 bits where this machine multiplies 8 with loss."""
         return get_default_x86_quantization_config()
-
-    def set_operator_type(self, operator: object, config: QuantizationConfig | None) -> Self:
-        """Quantize the calls of this aten overload, or of all overloads of a packet, with this config.
-
-        On oneDNN matmul of two activations is quantized only if asked for in this way.
-
-        Raises:
-            RuleError: It is neither.
-        """
-        return super().set_operator_type(operator, config)
 
     def set_module_type_qconfig(
         self, module_type: type[nn.Module], quantization_config: QuantizationConfig | None

@@ -20,8 +20,8 @@ from torch.fx import GraphModule, Node
 from peers.peer import Peer
 from quantizer_sdk import (
     Backend,
-    DerivedQuantizationSpec,
     LoweringError,
+    ProductBiasSpec,
     QuantizationAnnotation,
     QuantizationSpec,
     Quantizer,
@@ -88,8 +88,8 @@ class _QuantizeStatic(Quantizer):
             if not weights or not activations:
                 del specs[bias]  # of a product that stays float
                 continue
-            per_channel = specs[weights[0]].ch_axis is not None
-            specs[bias] = _bias(activations[0], weights[0], node, per_channel=per_channel)
+            points = (activations[0], node), (weights[0], node)
+            specs[bias] = ProductBiasSpec().derive(*points, specs[weights[0]])
         result: Any = None
         if names.get(node) in scales:
             shared = [operand for operand in activations if scales[names[operand]] == scales[names[node]]]
@@ -101,21 +101,6 @@ class _QuantizeStatic(Quantizer):
 
     def validate(self, model: GraphModule) -> None:
         """Find nothing: it has no validation."""
-
-
-def _bias(activation: Node, weight: Node, node: Node, *, per_channel: bool) -> DerivedQuantizationSpec:
-    def product(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        (first, _), (second, _) = (observer.calculate_qparams() for observer in observers)
-        scale = first * second
-        return scale, torch.zeros_like(scale, dtype=torch.int32)
-
-    return DerivedQuantizationSpec(
-        derived_from=((activation, node), (weight, node)),
-        derive_qparams_fn=product,
-        dtype=torch.int32,
-        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
-        ch_axis=0 if per_channel else None,
-    )
 
 
 def _names(model: GraphModule, inputs: Sequence[torch.Tensor]) -> dict[Node, str]:
