@@ -2,6 +2,7 @@
 
 import torch
 from qdq_graphs import codes, dq, dq_channels, q, s8_weight
+from random_codes import rand
 
 from quantizer_sdk.backends.inductor import lower_inductor
 from quantizer_sdk.backends.inductor.profile import PROFILE
@@ -9,10 +10,6 @@ from quantizer_sdk.conformance import judge, run_oracle
 
 S8 = {"low": -128, "high": 127, "dtype": torch.int8}
 U8 = {"low": 0, "high": 255, "dtype": torch.uint8}
-
-
-def rand(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def scales(channels, seed=5):

@@ -165,6 +165,7 @@ def test_what_stays_float_may_compute_in_bfloat16():
     kernels = [kernel for kernel in program.kernels() if kernel.name == "qlinear_pointwise"]
     assert len(kernels) == 2
     assert kernels[-1].outputs == ("bfloat16",)
+    # bfloat16 keeps 8 bits of the logits, whose errors a softmax multiplies.
     torch.testing.assert_close(program.run(ROWS)[0].float(), model(ROWS), rtol=0.1, atol=0.02)
     assert not torch.is_autocast_enabled("cpu")
 
@@ -182,6 +183,7 @@ def test_a_model_in_bfloat16(export):
     (found,), expected = program.run(x), model(x)
     assert {"qconv_pointwise", "qlinear_pointwise"} <= set(names(program))
     assert found.dtype == expected.dtype == torch.bfloat16
+    # Both round to bfloat16 behind each layer, at other places: a code of the second layer's input here and there.
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
 
 

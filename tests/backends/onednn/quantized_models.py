@@ -1,10 +1,10 @@
 """Models of a function, quantized for oneDNN, lowered and run on random codes."""
 
 import torch
+from random_codes import run_on_random_codes
 from torch import nn
 
 from quantizer_sdk import calibrate, convert_pt2e, prepare_pt2e
-from quantizer_sdk.backend import strip_boundary
 from quantizer_sdk.backends.onednn import lower_eager
 from quantizer_sdk.backends.x86 import X86Quantizer, get_default_x86_quantization_config
 
@@ -28,10 +28,6 @@ class Run(nn.Module):
         return self.function(self, *inputs)
 
 
-def rand(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def quantized(export, module, *inputs, quantize_results=False, quantizer=None, **config):
     """Quantize with 8-bit weights, whatever this machine multiplies without loss."""
     if quantizer is None:
@@ -43,32 +39,7 @@ def quantized(export, module, *inputs, quantize_results=False, quantizer=None, *
 
 
 def on_codes(model, *inputs, step=1):
-    """Lower a converted model, run it on random codes where it takes codes, hold it to the graph; return the program.
-
-    Codes are `step` apart at most, in no more than one of a hundred places; floats are equal to a few roundoffs.
-    """
-    program = lower_eager(model, inputs, integer_io=True)
-    stripped, examples = strip_boundary(model, inputs)
-    generator = torch.Generator().manual_seed(7)
-    codes = [
-        torch.randint(0, 256, example.shape, dtype=torch.uint8, generator=generator)
-        if example.dtype is torch.uint8
-        else example
-        for example in examples
-    ]
-    found, expected = program.run(*codes), stripped(*codes)
-    expected = (expected,) if isinstance(expected, torch.Tensor) else tuple(expected)
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        assert len(other.unique()) > 1  # results that are all the same prove nothing
-        if one.dtype is torch.uint8:
-            apart = (one.int() - other.int()).abs()
-            assert apart.max() <= step
-            assert (apart > 0).sum() <= max(1, apart.numel() // 100)
-        else:
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    return program
+    return run_on_random_codes(lower_eager, model, *inputs, step=step)
 
 
 def names(program):

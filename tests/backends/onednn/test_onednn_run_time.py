@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from quantized_models import GEMMS, OPS, names, quantized, rand
+from quantized_models import GEMMS, OPS, names, quantized
+from random_codes import rand
 from torch import nn
 
 from quantizer_sdk.backends.onednn import PROFILE, lower_eager

@@ -5,7 +5,8 @@ import weakref
 
 import pytest
 import torch
-from quantized_models import GEMMS, OPS, Linear, Run, names, on_codes, quantized, rand, through
+from quantized_models import GEMMS, OPS, Linear, Run, names, on_codes, quantized, through
+from random_codes import rand
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 

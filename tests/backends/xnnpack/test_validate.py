@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from on_codes import ACT, IMAGE, WEIGHT, Run, quantized, rand, run_on_codes
+from on_codes import ACT, IMAGE, WEIGHT, Run, quantized, run_on_codes
+from random_codes import rand
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
