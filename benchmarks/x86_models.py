@@ -10,16 +10,12 @@ Exits with 1, and says which, if a bar is missed.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from models.apart import environment, measured_apart
 from models.x86_bars import missed
 from models.x86_measure import Figures, Measured
 from models.x86_page import draw, markdown, render
@@ -30,37 +26,16 @@ from tqdm import tqdm
 
 _PAGE = Path(__file__).parents[1] / "docs" / "x86-models.md"
 _PATIENCE = 1800
+_PACKAGES = ("torch", "onnxruntime", "torchao")
 
 
 def measure_apart(name: str, programs: list[str], rounds: int) -> Measured:
     """Measure a model in a process of its own; one that dies leaves an error with every program."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "result.json")
-        command = [sys.executable, "-m", "models.x86_measure", name, "--rounds", str(rounds), "--json", str(path)]
-        here = Path(__file__).parent
-        search = os.pathsep.join(filter(None, (str(here), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
-        run = subprocess.run(
-            [*command, "--programs", *programs],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-        if run.returncode == 0:
-            return Measured.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    last = run.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
-    error = Figures(error=f"the process ended with {run.returncode}: {last[0]}")
-    return Measured(name=name, programs=dict.fromkeys(programs, error))
-
-
-def environment() -> dict[str, str]:
-    """Return the versions of what was measured, and the processor."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "torchao")}
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {**versions, "on": processor}
+    arguments = [name, "--rounds", str(rounds), "--programs", *programs]
+    found, death = measured_apart("models.x86_measure", arguments, patience=_PATIENCE)
+    if found is None:
+        return Measured(name=name, programs={program: Figures(error=death) for program in programs})
+    return Measured.from_dict(found)
 
 
 def main(
@@ -91,10 +66,14 @@ def main(
             if figures.error is not None:
                 console.print(f"{result.name}, {name} fails: {figures.error}", highlight=False, markup=False)
     if out is not None:
-        found = {"environment": environment(), "rounds": rounds, "models": [dataclasses.asdict(r) for r in results]}
+        found = {
+            "environment": environment(*_PACKAGES),
+            "rounds": rounds,
+            "models": [dataclasses.asdict(r) for r in results],
+        }
         out.write_text(json.dumps(found, indent=2), encoding="utf-8")
     if write:
-        _PAGE.write_text(markdown(results, environment(), rounds), encoding="utf-8")
+        _PAGE.write_text(markdown(results, machine, rounds), encoding="utf-8")
         draw(results, _PAGE.with_suffix(".png"))
     shortfalls = [(result.name, reason) for result in results for reason in missed(result)]
     for name, reason in shortfalls:

@@ -10,17 +10,12 @@ its three programs take turns. Exits with 1, and says which, if a bar is missed.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from models.apart import environment, measured_apart
 from models.bars import missed
 from models.plot import draw
 from models.result import COLUMNS, Column, Result
@@ -31,6 +26,7 @@ from tqdm import tqdm
 
 _PAGE = Path(__file__).parents[1] / "docs" / "xnnpack-models.md"
 _PATIENCE = 1200
+_PACKAGES = ("torch", "executorch", "torchao")
 
 
 def measure_apart(name: str, columns: tuple[str, ...], rounds: int) -> Result:
@@ -65,39 +61,9 @@ def measure_apart(name: str, columns: tuple[str, ...], rounds: int) -> Result:
 
 def _attempt(name: str, columns: tuple[str, ...], rounds: int) -> tuple[Result | None, str]:
     """Run the measuring process; returns its result, or None and how it died."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "result.json")
-        command = [sys.executable, "-m", "models.measure", name, "--rounds", str(rounds), "--json", str(path)]
-        here = Path(__file__).parent
-        search = os.pathsep.join(filter(None, (str(here), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
-        try:
-            run = subprocess.run(
-                [*command, "--columns", *columns],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=_PATIENCE,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return None, f"took more than {_PATIENCE} s"
-        if run.returncode == 0:
-            return Result.from_dict(json.loads(path.read_text(encoding="utf-8"))), ""
-        how = signal.Signals(-run.returncode).name if run.returncode < 0 else f"exit code {run.returncode}"
-        last = run.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
-        return None, f"the process died ({how}): {last[0]}"
-
-
-def environment() -> dict[str, str]:
-    """Return the versions of what was measured, and the processor."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "executorch", "torchao")}
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return versions
-    return {**versions, "on": processor}
+    arguments = [name, "--rounds", str(rounds), "--columns", *columns]
+    found, death = measured_apart("models.measure", arguments, patience=_PATIENCE)
+    return None if found is None else Result.from_dict(found), death
 
 
 def main(
@@ -130,10 +96,14 @@ def main(
             if column.error is not None:
                 console.print(f"{result.name}, {name} fails: {column.error}", highlight=False, markup=False)
     if out is not None:
-        found = {"environment": environment(), "rounds": rounds, "models": [dataclasses.asdict(r) for r in results]}
+        found = {
+            "environment": environment(*_PACKAGES),
+            "rounds": rounds,
+            "models": [dataclasses.asdict(r) for r in results],
+        }
         out.write_text(json.dumps(found, indent=2), encoding="utf-8")
     if write:
-        _PAGE.write_text(markdown(results, environment(), rounds), encoding="utf-8")
+        _PAGE.write_text(markdown(results, machine, rounds), encoding="utf-8")
         draw(results, _PAGE.with_suffix(".png"))
     if plot is not None:
         draw(results, plot)

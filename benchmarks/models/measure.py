@@ -17,6 +17,7 @@ import torch
 from torch.fx import GraphModule
 
 from models.entry import Entry, Inputs
+from models.outputs import flat
 from models.outside import outside_although_quantized
 from models.result import COLUMNS, Column, Result
 from models.schemes import quantize_with_ours, quantize_with_peer
@@ -51,7 +52,7 @@ def measure(entry: Entry, columns: tuple[str, ...], rounds: int, *, size: int | 
         return result
     held_out = inputs[entry.calibration :]
     with torch.no_grad():
-        expected = [_flat(model(*example)) for example in held_out]
+        expected = [flat(model(*example)) for example in held_out]
     programs = {}
     for name in columns:
         column = result.columns[name] = Column()
@@ -60,7 +61,7 @@ def measure(entry: Entry, columns: tuple[str, ...], rounds: int, *, size: int | 
             exported = torch.export.export(model, inputs[0]).module()
             program = _program(name, entry, exported, inputs[: entry.calibration], column)
             column.seconds = time.process_time() - start
-            found = [_flat(program.run(*example)) for example in held_out]
+            found = [flat(program.run(*example)) for example in held_out]
         except Exception as e:  # noqa: BLE001  # a peer's failures are of any kind, and are what is to be reported
             column.error = f"{type(e).__name__}: {' '.join(str(e).split())}"
             continue
@@ -95,12 +96,6 @@ def _program(name: str, entry: Entry, exported: GraphModule, batches: list[Input
     column.conversions = len(kernels) - len(computing)
     column.size = program.size
     return program
-
-
-def _flat(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Join all outputs to one vector."""
-    tensors = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    return torch.cat([tensor.flatten().to(torch.float64) for tensor in tensors])
 
 
 def _sqnr(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from models.entry import Entry
+from models.outputs import flat
 from models.x86_programs import PROGRAMS, Subject, X86Program
 from models.x86_zoo import ENTRIES, TRANSFORMERS, WITH_OUTLIERS
 from quantizer_sdk import smooth_quant
@@ -111,7 +112,7 @@ def measure(entry: Entry, names: tuple[str, ...], rounds: int, *, size: int | No
     )
     made: dict[str, X86Program] = {}
     with torch.no_grad():
-        expected = torch.cat([_flat(model(*example)) for example in held_out])
+        expected = torch.cat([flat(model(*example)) for example in held_out])
         for name in names:
             if "dynamic" in name and not subject.transformer:
                 continue
@@ -140,25 +141,19 @@ def _judged(
     figures.seconds = time.perf_counter() - start
     for name in ("size", "integer", "floats", "layers", "left_float"):
         setattr(figures, name, getattr(program, name))
-    found = torch.cat([_flat(program.run(*example)) for example in held_out])
+    found = torch.cat([flat(program.run(*example)) for example in held_out])
     ratio = sqnr_db(expected, found)
     figures.sqnr = ratio if abs(ratio) < float("inf") else None
     rows = len(held_out)
     figures.cosine = float(torch.cosine_similarity(expected.view(rows, -1), found.view(rows, -1)).mean())
     if program.graph is not None:
-        graph = torch.cat([_flat(program.graph(*example)) for example in held_out])
+        graph = torch.cat([flat(program.graph(*example)) for example in held_out])
         figures.graph_sqnr = sqnr_db(expected, graph)
         figures.kernel_noise = noise_percent(expected, graph, found)
         with torch.backends.mkldnn.flags(enabled=False):
-            other = torch.cat([_flat(program.graph(*example)) for example in held_out])
+            other = torch.cat([flat(program.graph(*example)) for example in held_out])
         figures.own_noise = noise_percent(expected, graph, other)
     return program
-
-
-def _flat(outputs: Any) -> torch.Tensor:
-    """Join all outputs to one vector."""
-    tensors = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    return torch.cat([tensor.flatten().to(torch.float64) for tensor in tensors])
 
 
 def _latencies(programs: dict[str, X86Program], example: tuple[torch.Tensor, ...], rounds: int) -> dict[str, float]:
