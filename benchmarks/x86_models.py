@@ -65,9 +65,10 @@ def main(
         for name, figures in result.programs.items():
             if figures.error is not None:
                 console.print(f"{result.name}, {name} fails: {figures.error}", highlight=False, markup=False)
+    machine = environment(*_PACKAGES)
     if out is not None:
         found = {
-            "environment": environment(*_PACKAGES),
+            "environment": machine,
             "rounds": rounds,
             "models": [dataclasses.asdict(r) for r in results],
         }

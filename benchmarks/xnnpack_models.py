@@ -95,9 +95,10 @@ def main(
         for name, column in result.columns.items():
             if column.error is not None:
                 console.print(f"{result.name}, {name} fails: {column.error}", highlight=False, markup=False)
+    machine = environment(*_PACKAGES)
     if out is not None:
         found = {
-            "environment": environment(*_PACKAGES),
+            "environment": machine,
             "rounds": rounds,
             "models": [dataclasses.asdict(r) for r in results],
         }
