@@ -1,6 +1,7 @@
 """Backend quantizers in the PyTorch 2 Export style: one engine, real integer kernels, proven numerics."""
 
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
+from quantizer_sdk.bias_correction import BiasNotCorrectedWarning, bias_correction
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
@@ -71,6 +72,7 @@ __all__ = [
     "AlreadyPreparedError",
     "Backend",
     "BackendError",
+    "BiasNotCorrectedWarning",
     "CalibrationError",
     "Check",
     "ComposableQuantizer",
@@ -119,6 +121,7 @@ __all__ = [
     "WaiverError",
     "allow_exported_model_train_eval",
     "backend_names",
+    "bias_correction",
     "calibrate",
     "convert_pt2e",
     "explain",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from quantizer_sdk.batches import run_batch
 from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.errors import CalibrationError
 from quantizer_sdk.model_copy import written_tensors
@@ -43,18 +44,7 @@ def calibrate(
     count = 0
     with torch.no_grad(), _state_kept(prepared):
         for batch in batches if progress is None else progress(batches):
-            if isinstance(batch, torch.Tensor):
-                prepared(batch)
-            elif isinstance(batch, (tuple, list)):
-                prepared(*batch)
-            elif isinstance(batch, dict):
-                prepared(**batch)
-            else:
-                message = (
-                    f"calibration batch {count} is a {type(batch).__name__}; accepted are a tensor, a tuple of "
-                    "positional inputs, or a dict of keyword inputs"
-                )
-                raise CalibrationError(message)
+            run_batch(prepared, batch, count)
             count += 1
     if count == 0:
         message = "the calibration data holds no batch at all; give at least one (has an iterator been used up before?)"

@@ -36,20 +36,25 @@ from quantizer_sdk.report import explain, freeze_report
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
 
-__all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e"]
+__all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e", "tidy"]
 
 _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int] | None], nn.Module]
 
 
 def annotate(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
+    return _annotate(tidy(model), as_quantizer(quantizer), copy_model)
+
+
+def tidy(model: GraphModule) -> GraphModule:
+    """Return a copy of an exported model with batch norms folded and without what does nothing in inference."""
     result = copy_model(require_exported(model))
     inline_regions(result)
     sink_constants(result)
     for _path, graph in graphs_of(result):
         remove_identities(graph)
         fold_batch_norm(graph)
-    return _annotate(result, as_quantizer(quantizer), copy_model)
+    return result
 
 
 def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModule:

@@ -6,13 +6,14 @@ power of two, so that the float model computes the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule, Interpreter, Node
 
+from quantizer_sdk.batches import positional_inputs
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import InvalidSpecError, NotExportedError
 from quantizer_sdk.model_copy import copy_model
@@ -25,9 +26,7 @@ __all__ = ["smooth_quant"]
 _ATEN = torch.ops.aten
 
 
-def smooth_quant(
-    model: GraphModule, batches: Iterable[torch.Tensor | Sequence[torch.Tensor]], *, alpha: float = 0.5
-) -> GraphModule:
+def smooth_quant(model: GraphModule, batches: Iterable[Any], *, alpha: float = 0.5) -> GraphModule:
     """Return a float model that is quantized with less noise where channels of activations differ in magnitude.
 
     For transformers whose linear layers are quantized. The operand of a linear layer is divided by a power of two for
@@ -44,6 +43,7 @@ def smooth_quant(
 
     Raises:
         InvalidSpecError: `alpha` is not within 0 and 1.
+        CalibrationError: A batch is no tensor, tuple or dict of inputs.
         NotExportedError: The model is no graph module.
     """
     if not 0 <= alpha <= 1:
@@ -54,8 +54,8 @@ def smooth_quant(
     groups = _groups(result)
     recorder = _Recorder(result, groups)
     with torch.no_grad():
-        for batch in batches:
-            recorder.run(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+        for index, batch in enumerate(batches):
+            recorder.run(*positional_inputs(result, batch, index))
     constants = Constants(result)
     for source, layers in groups.items():
         if source in recorder.magnitudes:
