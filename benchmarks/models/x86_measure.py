@@ -17,7 +17,7 @@ import torch
 from models.entry import Entry
 from models.outputs import flat
 from models.x86_programs import PROGRAMS, Subject, X86Program
-from models.x86_zoo import ENTRIES, TRANSFORMERS, WITH_OUTLIERS
+from models.x86_zoo import ENTRIES, TRANSFORMERS, WITH_OUTLIERS, WITH_TRAINED_DEPTHWISE
 from quantizer_sdk import smooth_quant
 from quantizer_sdk.demo.metrics import interleaved_medians, noise_percent, sqnr_db
 from quantizer_sdk.errors import MissingDependencyError
@@ -109,6 +109,7 @@ def measure(entry: Entry, names: tuple[str, ...], rounds: int, *, size: int | No
         batches=batches,
         transformer=entry.name in TRANSFORMERS,
         smoothed=smooth_quant(exported, batches) if entry.name in WITH_OUTLIERS else exported,
+        corrected=entry.name in WITH_TRAINED_DEPTHWISE,
     )
     made: dict[str, X86Program] = {}
     with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from models.entry import Inputs
-from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
+from quantizer_sdk import bias_correction, calibrate, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.backends import onnxruntime as ort
 from quantizer_sdk.backends.inductor import lower_inductor
 from quantizer_sdk.backends.onednn import lower_eager
@@ -37,6 +37,7 @@ class Subject:
         batches: What quantizers calibrate with.
         transformer: Whether linear layers are all that is to be quantized at run time.
         smoothed: The exported model with `smooth_quant` where its activations have outliers, for our quantizers.
+        corrected: Whether they use `bias_correction` where they are static.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Subject:
     batches: list[Inputs]
     transformer: bool
     smoothed: GraphModule
+    corrected: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,10 @@ _GEMMS = ("conv1d", "conv2d", "conv3d", "linear", "addmm", "mm")
 
 def _quantized(subject: Subject, target: str, **config: bool) -> GraphModule:
     settings = get_default_x86_quantization_config(**config)
-    prepared = prepare_pt2e(subject.smoothed, X86Quantizer(target).set_global(settings))
+    model, quantizer = subject.smoothed, X86Quantizer(target).set_global(settings)
+    if subject.corrected and not config:
+        model = bias_correction(model, quantizer, subject.batches)
+    prepared = prepare_pt2e(model, quantizer)
     if not config:
         calibrate(prepared, subject.batches)
     return convert_pt2e(prepared)
