@@ -11,12 +11,16 @@ from quantizer_sdk.observers.min_max import (
     PerChannelMinMaxObserver,
 )
 from quantizer_sdk.observers.module import ObserverFactory
+from quantizer_sdk.observers.mse import MSEObserver
+from quantizer_sdk.observers.percentile import PercentileObserver
 from quantizer_sdk.observers.placeholder import PlaceholderObserver
+from quantizer_sdk.observers.recording import RecordingObserver
 
 __all__ = [
     "FixedQParamsObserver",
     "Granularity",
     "HistogramObserver",
+    "MSEObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",
@@ -29,5 +33,7 @@ __all__ = [
     "PerRow",
     "PerTensor",
     "PerToken",
+    "PercentileObserver",
     "PlaceholderObserver",
+    "RecordingObserver",
 ]

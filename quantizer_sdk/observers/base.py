@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 
 from quantizer_sdk.dtypes import CODE_RANGES, code_range
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, NonFiniteError, UncalibratedError
@@ -15,6 +18,24 @@ from quantizer_sdk.qparams import choose_qparams, choose_run_time_qparams, defau
 from quantizer_sdk.spec import PER_CHANNEL_SCHEMES, SYMMETRIC_SCHEMES
 
 __all__ = ["ObserverBase"]
+
+
+class _Seen:
+    """A parameter as it was when it was observed; copied or saved with its observer it is none."""
+
+    def __init__(self, parameter: nn.Parameter | None = None) -> None:
+        self._parameter = None if parameter is None else weakref.ref(parameter)
+        self._version = None if parameter is None else parameter._version
+
+    def is_still(self, x: torch.Tensor) -> bool:
+        """Whether a tensor is that parameter, unchanged."""
+        return self._parameter is not None and self._parameter() is x and self._version == x._version
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Seen:
+        return _Seen()
+
+    def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
+        return _Seen, ()
 
 
 class ObserverBase(QParamsModule, ABC):
@@ -56,6 +77,7 @@ class ObserverBase(QParamsModule, ABC):
     value_dtype: torch.dtype | None
     location: str
     join: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
+    _seen: _Seen
 
     def __init__(
         self,
@@ -92,6 +114,7 @@ class ObserverBase(QParamsModule, ABC):
             location="",
             scale_floor=None,
             join=None,
+            _seen=_Seen(),
         )
 
     @property
@@ -108,12 +131,14 @@ class ObserverBase(QParamsModule, ABC):
         """Return the (min, max) to quantize, float32; shape [] per tensor, [channels] per axis, else the grid's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Observe and pass through.
+        """Observe and pass through; a parameter that has not changed since it was observed is not observed again.
 
         Raises:
             CalibrationError: The tensor is empty or not of a float dtype.
             NonFiniteError: It holds NaN or infinity.
         """
+        if self._seen.is_still(x):
+            return x
         if not x.is_floating_point():
             message = f"{self._where()} was given {x.dtype}; only float tensors have a range to calibrate"
             raise CalibrationError(message)
@@ -122,7 +147,14 @@ class ObserverBase(QParamsModule, ABC):
             raise CalibrationError(message)
         self.__dict__.update(shape=tuple(x.shape), value_dtype=x.dtype)
         self.observe(x.detach())
+        if isinstance(x, nn.Parameter) and not x.is_inference():
+            self.__dict__["_seen"] = _Seen(x)
         return x
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Take another state, which has seen other data."""
+        self.__dict__["_seen"] = _Seen()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (scale, zero_point), float32 and int32; shape [1] per tensor, [channels] per axis, else the grid's.

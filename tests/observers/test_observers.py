@@ -30,12 +30,16 @@ from quantizer_sdk.observers import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
+    MSEObserver,
+    PercentileObserver,
     PerChannelMinMaxObserver,
+    RecordingObserver,
 )
 from quantizer_sdk.observers.create import create_observer, is_observer
 from quantizer_sdk.qparams import choose_qparams
 
-PER_TENSOR = [MinMaxObserver, MovingAverageMinMaxObserver, HistogramObserver]
+COUNTING = [HistogramObserver, MSEObserver, PercentileObserver]
+PER_TENSOR = [MinMaxObserver, MovingAverageMinMaxObserver, RecordingObserver, *COUNTING]
 PER_CHANNEL = [PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver]
 ALL = [*PER_TENSOR, *PER_CHANNEL]
 
