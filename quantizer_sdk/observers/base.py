@@ -130,14 +130,18 @@ class ObserverBase(QParamsModule, ABC):
     def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the (min, max) to quantize, float32; shape [] per tensor, [channels] per axis, else the grid's."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *, seen: bool = False) -> torch.Tensor:
         """Observe and pass through; a parameter that has not changed since it was observed is not observed again.
+
+        Args:
+            x: Any float tensor.
+            seen: Whether all its values went by before, and only moved since.
 
         Raises:
             CalibrationError: The tensor is empty or not of a float dtype.
             NonFiniteError: It holds NaN or infinity.
         """
-        if self._seen.is_still(x):
+        if seen or self._seen.is_still(x):
             return x
         if not x.is_floating_point():
             message = f"{self._where()} was given {x.dtype}; only float tensors have a range to calibrate"

@@ -40,7 +40,7 @@ class PercentileObserver(CountingObserver):
             half = self.bins // 2
             magnitudes = counts[half:] + counts[:half].flip(0)
             end = torch.minimum(_quantile(magnitudes, width, share), torch.maximum(-smallest, largest))
-            return torch.maximum(-end, smallest), torch.minimum(end, largest)
+            return -end, end
         middle = width * (self.bins // 2)
         low = _quantile(counts, width, (1 - share) / 2) - middle
         high = _quantile(counts, width, (1 + share) / 2) - middle

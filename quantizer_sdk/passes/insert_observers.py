@@ -6,15 +6,42 @@ a consumer reads its producer through the observer of their edge; the annotation
 
 from __future__ import annotations
 
+import operator
+
+import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.derived import is_derived
+from quantizer_sdk.operands import argument
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
 __all__ = ["OBSERVER_PREFIX", "insert_observers"]
 
 OBSERVER_PREFIX = "activation_post_process_"
+
+_ATEN = torch.ops.aten
+# Ops whose results hold values of their operands alone, or zeros, which are in every range.
+_MOVES = frozenset(
+    overload
+    for packet in (
+        *(
+            _ATEN.view,
+            _ATEN.reshape,
+            _ATEN._unsafe_view,
+            _ATEN.flatten,
+            _ATEN.unflatten,
+            _ATEN.squeeze,
+            _ATEN.unsqueeze,
+        ),
+        *(_ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.expand, _ATEN.expand_as, _ATEN.repeat),
+        *(_ATEN.slice, _ATEN.select, _ATEN.narrow, _ATEN.split, _ATEN.split_with_sizes, _ATEN.chunk, _ATEN.unbind),
+        *(_ATEN.cat, _ATEN.concat, _ATEN.stack, _ATEN.contiguous, _ATEN.clone, _ATEN.alias, _ATEN.detach),
+        *(_ATEN.max_pool1d, _ATEN.max_pool2d, _ATEN.max_pool3d, _ATEN.pad, _ATEN.constant_pad_nd),
+    )
+    for overload in (getattr(packet, name) for name in packet._overload_names)
+)
 
 
 def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module]) -> None:
@@ -53,10 +80,26 @@ def _observe(model: GraphModule, anchor: Node, tensor: Node, name: str) -> Node:
 
 
 def _call(model: GraphModule, tensor: Node, name: str) -> Node:
-    call = model.graph.call_module(name, (tensor,))
+    observer = model.get_submodule(name)
+    seen = isinstance(observer, ObserverBase) and _is_seen(tensor, name)
+    call = model.graph.call_module(name, (tensor,), {"seen": True} if seen else {})
     if "val" in tensor.meta:
         call.meta["val"] = tensor.meta["val"]
     return call
+
+
+def _is_seen(tensor: Node, name: str) -> bool:
+    """Whether all values of a tensor go by this observer before: those that this op moves about."""
+    if tensor.target is operator.getitem:
+        return _is_seen(tensor.all_input_nodes[0], name)
+    if tensor.target not in _MOVES or (_value_padded(tensor) or 0) != 0:
+        return False
+    return all(operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes)
+
+
+def _value_padded(tensor: Node) -> float | None:
+    """Return the number that an op pads with; None where it is 0 or there is none."""
+    return argument(tensor, "value") if tensor.target in {_ATEN.pad.default, _ATEN.constant_pad_nd.default} else None
 
 
 def _name_modules(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module]) -> dict[nn.Module, str]:
