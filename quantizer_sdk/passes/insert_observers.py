@@ -35,12 +35,21 @@ _MOVES = frozenset(
             _ATEN.squeeze,
             _ATEN.unsqueeze,
         ),
-        *(_ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.expand, _ATEN.expand_as, _ATEN.repeat),
+        *(
+            _ATEN.permute,
+            _ATEN.transpose,
+            _ATEN.t,
+            _ATEN.flip,
+            _ATEN.numpy_T,
+            _ATEN.expand,
+            _ATEN.expand_as,
+            _ATEN.repeat,
+        ),
         *(_ATEN.slice, _ATEN.select, _ATEN.narrow, _ATEN.split, _ATEN.split_with_sizes, _ATEN.chunk, _ATEN.unbind),
         *(_ATEN.cat, _ATEN.concat, _ATEN.stack, _ATEN.contiguous, _ATEN.clone, _ATEN.alias, _ATEN.detach),
         *(_ATEN.max_pool1d, _ATEN.max_pool2d, _ATEN.max_pool3d, _ATEN.pad, _ATEN.constant_pad_nd),
     )
-    for overload in (getattr(packet, name) for name in packet._overload_names)
+    for overload in (getattr(packet, name) for name in packet.overloads())  # type: ignore[no-untyped-call]
 )
 
 
