@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from quantizer_sdk.dtypes import CODE_RANGES, code_range
-from quantizer_sdk.errors import CalibrationError, InvalidSpecError, NonFiniteError, UncalibratedError
+from quantizer_sdk.errors import (
+    CalibrationError,
+    InvalidSpecError,
+    NonFiniteError,
+    UncalibratedError,
+    UnsupportedError,
+)
 from quantizer_sdk.granularity import Granularity, PerAxis, PerTensor, grid_of, to_lanes
 from quantizer_sdk.observers.module import QParamsModule
 from quantizer_sdk.qparams import choose_qparams, choose_run_time_qparams, default_eps
@@ -198,6 +204,38 @@ class ObserverBase(QParamsModule, ABC):
         )
         scale = scale.to(self.scale_dtype).to(torch.float32)
         return (scale.reshape(1), zero_point.reshape(1)) if scale.dim() == 0 else (scale, zero_point)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that data has taught it, on the CPU: what `restore` and `merge` take."""
+        state = {
+            key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in self.state_dict().items()
+        }
+        return {"state": state, "shape": self.shape, "value_dtype": self.value_dtype}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Know what a snapshot knows, and nothing else."""
+        self.load_state_dict(snapshot["state"])
+        self.__dict__.update(shape=snapshot["shape"], value_dtype=snapshot["value_dtype"])
+
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Know what these observers of the same class know together, and nothing else.
+
+        Args:
+            others: Calibrated ones, at least one.
+
+        Raises:
+            UnsupportedError: The class does not say how.
+        """
+        message = (
+            f"{self._where()} cannot be merged with those of {len(others)} ranks, for its class does not say how; "
+            "give it a method merge(others), or calibrate in one process"
+        )
+        raise UnsupportedError(message)
+
+    @property
+    def merges(self) -> bool:
+        """Whether `merge` is implemented."""
+        return type(self).merge is not ObserverBase.merge
 
     @property
     def symmetric(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,6 +85,17 @@ class CountingObserver(ObserverBase):
         histogram[short] = 0.0
         histogram[short, half // 2 : half // 2 + half] = pairs
         self.histogram, self.bin_width = histogram, torch.where(short, self.bin_width * 2, self.bin_width)
+
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Add the counts of all others up, on the widest bins of each scale: as one observer would have counted."""
+        counting = [other for other in others if isinstance(other, CountingObserver)]
+        self.min_val = torch.stack([other.min_val for other in counting]).amin(0)
+        self.max_val = torch.stack([other.max_val for other in counting]).amax(0)
+        width = torch.stack([other.bin_width for other in counting]).amax(0)
+        for other in counting:
+            while bool((short := other.bin_width < width).any()):
+                other._widen(short)
+        self.bin_width, self.histogram = width, torch.stack([other.histogram for other in counting]).sum(0)
 
     def _count(self, x: torch.Tensor) -> torch.Tensor:
         """Return the histogram of `x`, [scales, bins], int64: torch.histc takes three times as long."""

@@ -51,6 +51,9 @@ class DerivedObserver(ObserverBase):
     def observe(self, x: torch.Tensor) -> None:
         """Do nothing."""
 
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Do nothing: there is no state."""
+
     def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the real values of the smallest and the largest code."""
         scale, zero_point = self.calculate_qparams()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ class FixedQParamsObserver(ObserverBase):
 
     def observe(self, x: torch.Tensor) -> None:
         """Do nothing."""
+
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Do nothing: there is no state."""
 
     def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the real values of the smallest and the largest code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,6 +51,11 @@ class MinMaxObserver(ObserverBase):
         """Return the smallest and largest value."""
         return self.min_val, self.max_val
 
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Take the range that holds those of all others."""
+        lows, highs = zip(*(other.observed_range() for other in others), strict=True)
+        self.min_val, self.max_val = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
+
 
 class PerChannelMinMaxObserver(MinMaxObserver):
     """`MinMaxObserver` with a per-channel default scheme."""
@@ -77,6 +83,11 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
     def _merge(self, low: torch.Tensor, high: torch.Tensor) -> None:
         self.min_val = self.min_val + self.averaging_constant * (low - self.min_val)
         self.max_val = self.max_val + self.averaging_constant * (high - self.max_val)
+
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Take the mean of their averages."""
+        lows, highs = zip(*(other.observed_range() for other in others), strict=True)
+        self.min_val, self.max_val = torch.stack(lows).mean(0), torch.stack(highs).mean(0)
 
 
 class MovingAveragePerChannelMinMaxObserver(MovingAverageMinMaxObserver):

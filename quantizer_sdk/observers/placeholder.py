@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ class PlaceholderObserver(ObserverBase):
 
     def observe(self, x: torch.Tensor) -> None:
         """Do nothing."""
+
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Do nothing: there is no state."""
 
     def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Refuse: there is no range.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.min_max import MinMaxObserver
 
 __all__ = ["RecordingObserver"]
@@ -29,6 +31,11 @@ class RecordingObserver(MinMaxObserver):
         super().observe(x)
         # A new list, and never in place: copies of a model share what they hold.
         self.__dict__["values"] = [*self.values, x.clone()]
+
+    def merge(self, others: Sequence[ObserverBase]) -> None:
+        """Keep the tensors of all others, one observer's after the other's."""
+        super().merge(others)
+        self.__dict__["values"] = [value for other in others for value in other.__dict__["values"]]
 
     def get_extra_state(self) -> list[torch.Tensor]:
         """Return what the state dict holds besides the buffers: the tensors."""
