@@ -78,7 +78,7 @@ class RankWatch:
                 dist.monitored_barrier(self._group, timeout=_PATIENCE, wait_all_ranks=True)
                 dist.all_gather_object(heard, status, group=self._group)
             except RuntimeError as e:
-                self._failure = _lost(str(e))
+                self._failure = self._lost(str(e), own, world)
                 return
             failed = [(rank, words) for rank, (state, words) in enumerate(heard) if state == "failed"]
             if failed:
@@ -89,12 +89,20 @@ class RankWatch:
                 return
             self._left.wait(_PAUSE)
 
-
-def _lost(words: str) -> str:
-    """Say which rank is gone, as far as this rank can know."""
-    found = _MISSING.search(words)
-    if found is not None:
-        return f"rank {found[1].strip()} does not answer any more: has its process ended?"
-    return (
-        f"rank 0 does not answer any more: it has ended, or has lost another rank, which its own error names ({words})"
-    )
+    def _lost(self, words: str, own: int, world: int) -> str:
+        """Say which rank is gone, as far as this rank can know: rank 0 hears of all, the others of rank 0."""
+        found = _MISSING.search(words)
+        if own == 0 and found is None:  # a collective broke off; ask once more who is there
+            try:
+                dist.monitored_barrier(self._group, timeout=dt.timedelta(seconds=5), wait_all_ranks=True)
+            except RuntimeError as e:
+                found = _MISSING.search(str(e))
+        if found is not None:
+            gone = found[1].strip()
+        elif world == 2:  # noqa: PLR2004  # two ranks: it is the other one
+            gone = str(1 - own)
+        else:
+            return (
+                f"rank 0 does not answer any more: it has ended, or has lost another rank, as its error says ({words})"
+            )
+        return f"rank {gone} does not answer any more: has its process ended?"

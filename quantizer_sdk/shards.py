@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.distributed as dist
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from quantizer_sdk.errors import CalibrationError
 
@@ -25,7 +25,7 @@ def shard_of(batches: Iterable[Any]) -> Iterable[Any]:
     if isinstance(batches, DataLoader):
         if isinstance(batches.sampler, DistributedSampler):
             return batches
-        if batches.batch_sampler is not None:
+        if not isinstance(batches.dataset, IterableDataset):
             return _loader_of(batches, rank, world)
     if isinstance(batches, Sequence):
         return batches[rank::world]
@@ -35,9 +35,10 @@ def shard_of(batches: Iterable[Any]) -> Iterable[Any]:
 def _loader_of(loader: DataLoader[Any], rank: int, world: int) -> DataLoader[Any]:
     """Return a loader of the same dataset, for this rank's batches."""
     dealt: list[Any] = [None]
+    batched = loader.batch_sampler is not None
     if rank == 0:
         try:
-            dealt = [list(loader.batch_sampler)]  # type: ignore[arg-type]  # is not None
+            dealt = [list(loader.sampler if loader.batch_sampler is None else loader.batch_sampler)]
         except Exception as e:  # noqa: BLE001  # a sampler may raise anything, and others wait for an answer
             dealt = [e]
     dist.broadcast_object_list(dealt)
@@ -46,7 +47,9 @@ def _loader_of(loader: DataLoader[Any], rank: int, world: int) -> DataLoader[Any
         raise CalibrationError(message) from dealt[0]
     return DataLoader(
         loader.dataset,
-        batch_sampler=dealt[0][rank::world],
+        batch_size=1 if batched else None,
+        sampler=None if batched else dealt[0][rank::world],
+        batch_sampler=dealt[0][rank::world] if batched else None,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
