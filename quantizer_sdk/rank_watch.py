@@ -99,7 +99,7 @@ class RankWatch:
                 found = _MISSING.search(str(e))
         if found is not None:
             gone = found[1].strip()
-        elif world == 2:  # noqa: PLR2004  # two ranks: it is the other one
+        elif world == 2:  # two ranks: it is the other one
             gone = str(1 - own)
         else:
             return (
