@@ -11,21 +11,28 @@ import warnings
 import torch
 from torch import Tensor
 
+from quantizer_sdk.backends.onednn.scalars import scalar
+
 __all__ = ["as_codes", "as_quantized", "dequantized", "is_dense", "quantized", "rounded"]
 
-# Up to so many elements, passes over them cost less than torch's quantized tensors do.
-_FEW = 4096
+# Up to so many elements in order, a copy costs less than a second tensor over the same memory.
+_FEW = 1024
 
 
 def as_quantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
-    """Return a quantized tensor over the memory of uint8 codes."""
-    result = _empty(scale, zero_point)
+    """Return a quantized tensor of uint8 codes, over their memory or with a copy of it."""
+    _hush()
+    if codes.numel() <= _FEW and codes.is_contiguous():
+        return torch._make_per_tensor_quantized_tensor(codes, scale, zero_point)
+    result = torch._empty_affine_quantized([0], scale=scale, zero_point=zero_point, dtype=torch.quint8)
     result.set_(codes.untyped_storage(), codes.storage_offset(), codes.shape, codes.stride())
     return result
 
 
 def as_codes(tensor: Tensor) -> Tensor:
-    """Return the uint8 codes of a quantized tensor, over its memory."""
+    """Return the uint8 codes of a quantized tensor, over its memory or with a copy of it."""
+    if tensor.numel() <= _FEW and tensor.is_contiguous():
+        return tensor.int_repr()
     result = torch.empty(0, dtype=torch.uint8)
     result.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     return result
@@ -37,17 +44,14 @@ def quantized(tensor: Tensor, scale: float, zero_point: int) -> Tensor:
     These are the bits of `quantized_decomposed.quantize_per_tensor`, in three passes over memory instead of five: once
     whole numbers are left, torch's own kernel cannot round them otherwise. NaN has no code that one may rely on.
     """
-    return rounded(torch.mul(tensor, 1.0 / scale).round_(), zero_point)
+    return rounded(torch.mul(tensor, scalar(1.0 / scale)).round_(), zero_point)
 
 
 def rounded(real: Tensor, zero_point: int = 0) -> Tensor:
-    """Return round_half_even(real + zero_point), clipped to 0..255, as uint8; `real` may be written over.
+    """Return round_half_even(real + zero_point), clipped to 0..255, as uint8.
 
     With a zero point, `real` holds whole numbers.
     """
-    if real.numel() <= _FEW:
-        whole = real.add_(float(zero_point)) if zero_point else real.round_()
-        return whole.clamp_(0.0, 255.0).to(torch.uint8)
     _hush()
     return as_codes(torch.quantize_per_tensor(real, 1.0, zero_point, torch.quint8))
 
@@ -60,11 +64,6 @@ def dequantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill a stretch of memory, in whatever order of axes."""
     return tensor.is_contiguous() or bool(torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
-
-
-def _empty(scale: float, zero_point: int) -> Tensor:
-    _hush()
-    return torch._empty_affine_quantized([0], scale=scale, zero_point=zero_point, dtype=torch.quint8)
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["CONV", "conv"]
+__all__ = ["CONV", "bound_conv", "conv"]
 
 _OPS = torch.ops.onednn
 _PREPACK = _OPS.qconv_prepack.default
@@ -23,8 +23,7 @@ _VOLUME = 5  # axes of a batch of volumes, for which the kernel takes nothing th
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def _conv(
-    x: Tensor,
+def bound_conv(
     x_scale: float,
     x_zero_point: int,
     weight: Tensor,
@@ -39,50 +38,68 @@ def _conv(
     dtype: torch.dtype,
     activation: str,
     arguments: list[float],
-    other: Tensor | None,
     other_scale: float,
     other_zero_point: int,
-) -> Tensor:
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Return `CONV` of CPU tensors as a function of what changes from call to call: `x` and `other`.
+
+    It keeps what was packed of the weight: who calls it again sees to it that nobody has written into that.
+    """
     rank = weight.dim()
-    if x.dim() < rank:
-        rest = (bias, stride, padding, dilation, groups, out_scale, out_zero_point, dtype, activation, arguments)
-        beside = None if other is None else other.unsqueeze(0)
-        one = (x.unsqueeze(0), x_scale, x_zero_point, weight, weight_scale, *rest)
-        return _conv(*one, beside, other_scale, other_zero_point).squeeze(0)
-    if x.numel() == 0:
-        return _empty(x, weight, stride, padding, dilation, dtype)
-    if rank == 3:  # an image of one row
-        x, stride, padding, dilation = x.unsqueeze(2), [1, *stride], [0, *padding], [1, *dilation]
-        other = None if other is None else other.unsqueeze(2)
-    key = (x_scale, x_zero_point, *stride, *padding, *dilation, groups)
+    flat = rank == 3
+    if flat:  # an image of one row
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
     window = (stride, padding, dilation, groups)
-    form = packed(
-        weight,
-        key,
-        lambda: _PREPACK(
-            weight.unsqueeze(2) if rank == 3 else weight,
-            *(weight_scale, x_scale, x_zero_point, *window, list(x.shape)),
-        ),
-    )
-    operands = (x, x_scale, x_zero_point, form, weight_scale, zeros(weight.shape[0]))
+    key = (x_scale, x_zero_point, *stride, *padding, *dilation, groups)
+    fixed = (weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
-    if rank == _VOLUME and (other is not None or activation != "none"):
-        y: Tensor = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
-        if other is not None:
-            y.add_(other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point))
-        y = finished(y, activation, arguments, *result)
-    elif other is None:
-        y = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
-    else:
+    tail = (bias, *window, *result, activation, arguments, "")
+    form: Tensor | None = None
+
+    def pack(x: Tensor) -> Tensor:
+        shaped = weight.unsqueeze(2) if flat else weight
+        return _PREPACK(shaped, weight_scale, x_scale, x_zero_point, *window, list(x.shape))
+
+    def convolved(x: Tensor, other: Tensor | None = None) -> Tensor:
+        nonlocal form
+        if x.dim() < rank:
+            return convolved(x.unsqueeze(0), None if other is None else other.unsqueeze(0)).squeeze(0)
+        if flat:
+            x, other = x.unsqueeze(2), None if other is None else other.unsqueeze(2)
+        if x.numel() == 0:
+            y = _empty(x, weight.unsqueeze(2) if flat else weight, stride, padding, dilation, dtype)
+            return y.squeeze(2) if flat else y
+        if form is None:
+            form = packed(weight, key, lambda: pack(x))
+        operands = (x, x_scale, x_zero_point, form, *fixed)
+        if other is not None or (rank == _VOLUME and activation != "none"):
+            y = _with(operands, other)
+        else:
+            y = _POINTWISE(*operands, *tail)
+        return y.squeeze(2) if flat else y
+
+    def _with(operands: tuple[Any, ...], other: Tensor | None) -> Tensor:
+        scale, zero_point = other_scale, other_zero_point
+        if rank == _VOLUME:
+            y: Tensor = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
+            if other is not None:
+                y.add_(other if other.dtype is torch.float32 else dequantized(other, scale, zero_point))
+            return finished(y, activation, arguments, *result)
+        assert other is not None
         # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
         if other.dtype is torch.uint8 and dtype is torch.float32:
-            other, other_scale, other_zero_point = dequantized(other, other_scale, other_zero_point), 1.0, 0
+            other, scale, zero_point = dequantized(other, scale, zero_point), 1.0, 0
         total = torch.empty_like(other, memory_format=_FORMATS[other.dim()]).copy_(other)
-        y = _BINARY(
-            *(*operands, total, bias, *window, *result, other_scale, other_zero_point),
-            *("sum", 1.0, activation, arguments, ""),
-        )
-    return y.squeeze(2) if rank == 3 else y
+        post = (scale, zero_point, "sum", 1.0, activation, arguments, "")
+        y = _BINARY(*operands, total, bias, *window, *result, *post)
+        return y
+
+    return convolved
+
+
+def _conv(x: Tensor, *operands: Any) -> Tensor:
+    *bound, other, other_scale, other_zero_point = operands
+    return bound_conv(*bound, other_scale, other_zero_point)(x, other)
 
 
 def _empty(
