@@ -19,7 +19,7 @@ __all__ = ["FEW", "LINEAR", "bound_linear", "column_sums", "linear", "linear_ker
 
 # Up to so many results and products the plain product of integers is faster, though what follows it takes passes of
 # its own; for codes these are more.
-FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**23
+FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
 _PLAIN = frozenset({"none", "relu", "hardtanh", "sigmoid"})
 _STATIC, _SUMS = "static", "sums"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
