@@ -11,8 +11,6 @@ import warnings
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.scalars import scalar
-
 __all__ = ["as_codes", "as_quantized", "dequantized", "is_dense", "quantized", "rounded"]
 
 # Up to so many elements in order, a copy costs less than a second tensor over the same memory.
@@ -38,13 +36,24 @@ def as_codes(tensor: Tensor) -> Tensor:
     return result
 
 
-def quantized(tensor: Tensor, scale: float, zero_point: int) -> Tensor:
-    """Return round_half_even(tensor · f(1 / scale)) + zero_point, clipped to 0..255: a float tensor's uint8 codes.
+def quantized(tensor: Tensor, factor: Tensor, zero_point: int, *, over: bool = False) -> Tensor:
+    """Return round_half_even(tensor · factor) + zero_point, clipped to 0..255, as uint8.
 
-    These are the bits of `quantized_decomposed.quantize_per_tensor`, in three passes over memory instead of five: once
-    whole numbers are left, torch's own kernel cannot round them otherwise. NaN has no code that one may rely on.
+    With f(1 / scale) as the factor, these are the bits of `quantized_decomposed.quantize_per_tensor`, in three passes
+    over memory instead of five. NaN has no code that one may rely on.
+
+    Args:
+        tensor: Floats.
+        factor: float32, of no axes or of the last one.
+        zero_point: Of the codes.
+        over: Whether the tensor may be written over.
     """
-    return rounded(torch.mul(tensor, scalar(1.0 / scale)).round_(), zero_point)
+    if not tensor.is_contiguous() and factor.dim() == 0 and is_dense(tensor):  # a straight pass is faster
+        flat = tensor.as_strided((tensor.numel(),), (1,))
+        return quantized(flat, factor, zero_point, over=over).as_strided(tensor.shape, tensor.stride())
+    real = tensor.mul_(factor) if over else torch.mul(tensor, factor)
+    # torch's kernel adds the zero point first: of whole numbers it gives the same.
+    return rounded(real.round_() if zero_point else real, zero_point)
 
 
 def rounded(real: Tensor, zero_point: int = 0) -> Tensor:

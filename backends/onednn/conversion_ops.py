@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizer_sdk.backends.onednn.codes import dequantized, is_dense, rounded
+from quantizer_sdk.backends.onednn.codes import dequantized, is_dense, quantized
 from quantizer_sdk.backends.onednn.library import call, define
 from quantizer_sdk.backends.onednn.scalars import scalar
 
@@ -42,9 +42,7 @@ def bound_quantize(
     whole = (quant_min, quant_max) == (0, 255)
 
     def codes_of(x: Tensor) -> Tensor:
-        real = x if x.dtype is torch.float32 else x.to(torch.float32)
-        real = real.mul_(steps) if over else torch.mul(real, steps)
-        codes = rounded(real.round_(), zero_point)
+        codes = quantized(x if x.dtype is torch.float32 else x.to(torch.float32), steps, zero_point, over=over)
         return codes if whole else codes.clamp_(quant_min, quant_max)
 
     return codes_of
