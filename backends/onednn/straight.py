@@ -7,9 +7,11 @@ weight until that is written into or another takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
@@ -17,10 +19,13 @@ from torch.utils._pytree import tree_leaves  # torch offers no public module
 
 from quantizer_sdk.backends.onednn.bindings import Binding, bind
 from quantizer_sdk.backends.onednn.folding import Folded, folded_factors
+from quantizer_sdk.backends.onednn.joining import joined_linears
 from quantizer_sdk.backends.onednn.places import Kept, Places
 from quantizer_sdk.backends.onednn.python_code import Step, compiled
 
 __all__ = ["StraightForm"]
+
+_ATEN = torch.ops.aten
 
 
 class StraightForm:
@@ -45,13 +50,22 @@ class StraightForm:
             node: self._places.read(module, str(node.target)) for node in module.graph.find_nodes(op="get_attr")
         }
         folded = folded_factors(module.graph, constants)
+        joins = joined_linears(module.graph, constants)
+        parts = {node: (join.whole, place) for join in joins for place, node in enumerate(join.nodes)}
+        first = {join.nodes[0]: join for join in joins}
+        skipped = {"placeholder", "get_attr"}
         inside = {it.product for it in folded.values()}
         steps: list[Step] = []
         for node in module.graph.nodes:
             if node.op == "output":
                 self.results = tuple(tree_leaves(_resolved(node.args[0], constants)))
-            elif node.op not in {"placeholder", "get_attr"} and node not in inside:
-                steps.append(Step(node, _binding(module, node, constants, folded.get(node))))
+                continue
+            if node in first:
+                steps.append(Step(first[node].whole, first[node].binding))
+            if node in parts:
+                steps.append(Step(node, bind(operator.getitem, parts[node], {})))
+            elif node.op not in skipped and node not in inside:
+                steps.append(Step(node, _binding(module, node, constants, folded.get(node), parts)))
         self.steps = tuple(steps)
         self._kept = Kept([tensor for step in steps for tensor in step.binding.watched])
         self.run: Callable[..., tuple[Any, ...]] = compiled(self.inputs, self.steps, self.results)
@@ -65,7 +79,13 @@ def _resolved(value: Any, constants: Mapping[Node, Any]) -> Any:
     return map_arg(value, lambda node: constants.get(node, node))
 
 
-def _binding(module: GraphModule, node: Node, constants: Mapping[Node, Any], folded: Folded | None) -> Binding:
+def _binding(
+    module: GraphModule,
+    node: Node,
+    constants: Mapping[Node, Any],
+    folded: Folded | None,
+    parts: Collection[Node],
+) -> Binding:
     arguments, keywords = _resolved(node.args, constants), _resolved(node.kwargs, constants)
     if folded is not None:
         return folded.binding(arguments)
@@ -74,4 +94,6 @@ def _binding(module: GraphModule, node: Node, constants: Mapping[Node, Any], fol
         target = module.get_submodule(str(target))
     elif node.op == "call_method":
         target = getattr(Tensor, str(target))
+    elif target is _ATEN.view.default and arguments[0] in parts:  # which does not lie in order
+        target = _ATEN.reshape.default
     return bind(target, arguments, keywords)
