@@ -40,7 +40,7 @@ def bound_conv(
     arguments: list[float],
     other_scale: float,
     other_zero_point: int,
-) -> Callable[[Tensor, Tensor | None], Tensor]:
+) -> Callable[..., Tensor]:
     """Return `CONV` of CPU tensors as a function of what changes from call to call: `x` and `other`.
 
     It keeps what was packed of the weight: who calls it again sees to it that nobody has written into that.
@@ -56,50 +56,53 @@ def bound_conv(
     tail = (bias, *window, *result, activation, arguments, "")
     form: Tensor | None = None
 
-    def pack(x: Tensor) -> Tensor:
-        shaped = weight.unsqueeze(2) if flat else weight
-        return _PREPACK(shaped, weight_scale, x_scale, x_zero_point, *window, list(x.shape))
-
-    def convolved(x: Tensor, other: Tensor | None = None) -> Tensor:
+    def batch(x: Tensor, other: Tensor | None) -> Tensor:
         nonlocal form
-        if x.dim() < rank:
-            return convolved(x.unsqueeze(0), None if other is None else other.unsqueeze(0)).squeeze(0)
         if flat:
             x, other = x.unsqueeze(2), None if other is None else other.unsqueeze(2)
         if x.numel() == 0:
             y = _empty(x, weight.unsqueeze(2) if flat else weight, stride, padding, dilation, dtype)
             return y.squeeze(2) if flat else y
         if form is None:
-            form = packed(weight, key, lambda: pack(x))
+            qparams = (weight_scale, x_scale, x_zero_point)
+            shaped, shape = weight.unsqueeze(2) if flat else weight, list(x.shape)
+            form = packed(weight, key, lambda: _PREPACK(shaped, *qparams, *window, shape))
         operands = (x, x_scale, x_zero_point, form, *fixed)
-        if other is not None or (rank == _VOLUME and activation != "none"):
-            y = _with(operands, other)
-        else:
+        if rank == _VOLUME and (other is not None or activation != "none"):
+            y = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
+            if other is not None:
+                y.add_(other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point))
+            y = finished(y, activation, arguments, *result)
+        elif other is None:
             y = _POINTWISE(*operands, *tail)
+        else:
+            y = _summed(operands, tail, other, other_scale, other_zero_point)
         return y.squeeze(2) if flat else y
 
-    def _with(operands: tuple[Any, ...], other: Tensor | None) -> Tensor:
-        scale, zero_point = other_scale, other_zero_point
-        if rank == _VOLUME:
-            y: Tensor = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
-            if other is not None:
-                y.add_(other if other.dtype is torch.float32 else dequantized(other, scale, zero_point))
-            return finished(y, activation, arguments, *result)
-        assert other is not None
-        # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
-        if other.dtype is torch.uint8 and dtype is torch.float32:
-            other, scale, zero_point = dequantized(other, scale, zero_point), 1.0, 0
-        total = torch.empty_like(other, memory_format=_FORMATS[other.dim()]).copy_(other)
-        post = (scale, zero_point, "sum", 1.0, activation, arguments, "")
-        y = _BINARY(*operands, total, bias, *window, *result, *post)
-        return y
+    def convolved(x: Tensor, other: Tensor | None = None) -> Tensor:
+        if x.dim() == rank:
+            return batch(x, other)
+        return batch(x.unsqueeze(0), None if other is None else other.unsqueeze(0)).squeeze(0)
 
     return convolved
 
 
+def _summed(
+    operands: tuple[Any, ...], tail: tuple[Any, ...], other: Tensor, other_scale: float, other_zero_point: int
+) -> Tensor:
+    """Convolve and add: the kernel adds to the tensor that it is given and writes its result there."""
+    *before, activation, arguments, algorithm = tail
+    if other.dtype is torch.uint8 and before[-1] is torch.float32:
+        other, other_scale, other_zero_point = dequantized(other, other_scale, other_zero_point), 1.0, 0
+    own = torch.empty_like(other, memory_format=_FORMATS[other.dim()]).copy_(other)
+    post = (other_scale, other_zero_point, "sum", 1.0, activation, arguments, algorithm)
+    result: Tensor = _BINARY(*operands, own, *before, *post)
+    return result
+
+
 def _conv(x: Tensor, *operands: Any) -> Tensor:
-    *bound, other, other_scale, other_zero_point = operands
-    return bound_conv(*bound, other_scale, other_zero_point)(x, other)
+    bound: tuple[Any, ...] = (*operands[:-3], *operands[-2:])
+    return bound_conv(*bound)(x, operands[-3])
 
 
 def _empty(

@@ -18,7 +18,9 @@ from quantizer_sdk.backends.onednn.linear_op import linear
 
 __all__ = ["Folded", "folded_factors"]
 
-_LARGEST_EXPONENT = 40  # no product of two such numbers and a float32 that matters is too small or too large for float32
+_LARGEST_EXPONENT = (
+    40  # no product of two such numbers and a float32 that matters is too small or too large for float32
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Folded:
     def binding(self, arguments: tuple[Any, ...]) -> Binding:
         """Return how to call the quantize, of these arguments, on the product's operand."""
         factor = self.powers * torch.tensor(1.0 / arguments[1], dtype=torch.float32)
-        function = bound_quantize(*arguments[1:], factor=factor, over=self.over)
+        scale, zero_point, quant_min, quant_max = arguments[1:]
+        function = bound_quantize(scale, zero_point, quant_min, quant_max, factor, over=self.over)
         return Binding(QUANTIZE, (self.operand, *arguments[1:]), function, (self.operand,), {}, (self.powers,))
 
 
@@ -71,7 +74,8 @@ def _folded(product: Node, constants: Mapping[Node, Any]) -> Folded | None:
         return None
     if tensor.dtype is not torch.float32 or tensor.dim() > 1 or not _are_powers(tensor):
         return None
-    weight = constants.get(operand.args[3]) if is_fresh(operand) and operand.target is linear else None
+    fresh = operand.target is linear and is_fresh(operand)
+    weight = constants.get(operand.args[3]) if fresh else None  # type: ignore[arg-type]
     return Folded(product, operand, tensor, over=weight is not None and tensor.shape in {(), weight.shape[:1]})
 
 

@@ -22,7 +22,6 @@ __all__ = ["Join", "joined_linears"]
 _ATEN = torch.ops.aten
 _VIEWS = frozenset({_ATEN.view.default, _ATEN.reshape.default, _ATEN.transpose.int, _ATEN.permute.default})
 _ATTENTION = _ATEN.scaled_dot_product_attention.default  # of its operands, only the last axis must lie in order
-_SCALE, _WEIGHTS = slice(1, 3), slice(3, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ def joined_linears(graph: Graph, constants: Mapping[Node, Any]) -> tuple[Join, .
         if isinstance(x, Node) and other is None and all(read) and all(map(_is_for_attention, node.users)):
             bias = node.args[5]
             if bias is None or bias in constants:
-                rest = (*node.args[_SCALE], bias is None, *node.args[6:10], *node.args[11:12])
-                groups.setdefault((x, *rest, tuple(node.args[10])), []).append(node)  # type: ignore[arg-type]
+                rest = (*node.args[1:3], bias is None, *node.args[6:10], *node.args[11:12])
+                groups.setdefault((x, *rest, tuple(node.args[10])), []).append(node)
     return tuple(_join(nodes, constants) for nodes in groups.values() if len(nodes) > 1)
 
 
@@ -67,21 +66,20 @@ def _is_for_attention(user: Node) -> bool:
 
 
 def _join(nodes: Sequence[Node], constants: Mapping[Node, Any]) -> Join:
-    first = nodes[0]
-    weights, scales, biases = ([_read(node.args[place], constants) for node in nodes] for place in (3, 4, 5))
-    parts = [tensor for tensors in (weights, scales, biases) for tensor in tensors if tensor is not None]
-    operands = (torch.cat(weights), torch.cat(scales), None if None in biases else torch.cat(biases))
-    function = _split(bound_linear(*first.args[_SCALE], *operands, *first.args[6:12], 1.0, 0), [len(w) for w in weights])
-    arguments = (*first.args[:3], *operands, *first.args[6:])
+    def read(place: int) -> list[Any]:
+        return [constants.get(node.args[place]) for node in nodes]  # type: ignore[arg-type]
+
+    first, (weights, scales, biases) = nodes[0], (read(3), read(4), read(5))
+    operands = (torch.cat(weights), torch.cat(scales), None if first.args[5] is None else torch.cat(biases))
+    arguments: tuple[Any, ...] = (*first.args[:3], *operands, *first.args[6:])
+    bound: tuple[Any, ...] = (*arguments[1:-3], *arguments[-2:])
+    function = _split(bound_linear(*bound), [len(weight) for weight in weights])
     whole = Graph().placeholder("joined")
     whole.meta.update(first.meta)
-    return Join(tuple(nodes), whole, Binding(LINEAR, arguments, function, (first.args[0],), {}, tuple(parts)))
+    parts = tuple(tensor for tensor in (*weights, *scales, *biases) if tensor is not None)
+    return Join(tuple(nodes), whole, Binding(LINEAR, arguments, function, arguments[:1], {}, parts))
 
 
-def _read(value: Any, constants: Mapping[Node, Any]) -> Any:
-    return constants[value] if isinstance(value, Node) else value
-
-
-def _split(function: Callable[[Tensor], Tensor], sizes: Iterable[int]) -> Callable[[Tensor], Sequence[Tensor]]:
+def _split(function: Callable[..., Tensor], sizes: Iterable[int]) -> Callable[[Tensor], Sequence[Tensor]]:
     lengths = list(sizes)
     return lambda x: torch.split(function(x), lengths, -1)

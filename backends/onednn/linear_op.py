@@ -40,7 +40,7 @@ def bound_linear(
     algorithm: str,
     other_scale: float,
     other_zero_point: int,
-) -> Callable[[Tensor, Tensor | None], Tensor]:
+) -> Callable[..., Tensor]:
     """Return `LINEAR` of CPU tensors as a function of what changes from call to call: `x` and `other`.
 
     It keeps what was made of the weight: who calls it again sees to it that nobody has written into that.
@@ -90,8 +90,8 @@ def bound_linear(
 
 def linear_kernel(x: Tensor, *operands: Any) -> Tensor:
     """Compute `LINEAR` on CPU tensors."""
-    *bound, other, other_scale, other_zero_point = operands
-    return bound_linear(*bound, other_scale, other_zero_point)(x, other)
+    bound: tuple[Any, ...] = (*operands[:-3], *operands[-2:])
+    return bound_linear(*bound)(x, operands[-3])
 
 
 def _bound_product(

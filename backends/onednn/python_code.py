@@ -41,8 +41,11 @@ def compiled(inputs: Sequence[Node], steps: Sequence[Step], results: Sequence[An
         parts = [_text(operand, names, bound) for operand in call.operands]
         parts += [f"{name}={_text(value, names, bound)}" for name, value in call.keywords.items()]
         lines.append(f" {names[step.node]} = {_constant(call.function, bound)}({', '.join(parts)})")
-        over = [names[node] for node in dict.fromkeys(_nodes((call.operands, dict(call.keywords))))
-                if last[node] == index and node not in kept]
+        over = [
+            names[node]
+            for node in dict.fromkeys(_nodes((call.operands, dict(call.keywords))))
+            if last[node] == index and node not in kept
+        ]
         if step.node not in last and step.node not in kept:
             over.append(names[step.node])
         if over:
