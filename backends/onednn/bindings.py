@@ -45,13 +45,20 @@ class Binding:
     watched: tuple[Tensor, ...] = ()
 
 
-def bind(target: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Binding:
-    """Return how to call a function of a node, with tensors of the module themselves in the place of nodes."""
+def bind(node: Node, target: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Binding:
+    """Return how to call a node.
+
+    Args:
+        node: The node.
+        target: The function that it calls.
+        arguments: The call's, tensors of the module themselves in the place of nodes.
+        keywords: As well.
+    """
     op = _OVERLOADS.get(target)
     if op is None:
         return Binding(None, arguments, TORCH_FUNCTIONS.get(target, target), arguments, keywords)
     make = _MAKERS.get(target)
-    made = None if make is None or keywords else make(arguments)
+    made = None if make is None or keywords else make(node, arguments)
     if made is None:
         return Binding(op, arguments, KERNELS[op], arguments, keywords)
     function, operands, watched = made
@@ -59,22 +66,39 @@ def bind(target: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -
 
 
 _Made = tuple[Callable[..., Any], tuple[Any, ...], tuple[Tensor, ...]]
-_Maker = Callable[[tuple[Any, ...]], _Made | None]
+_Maker = Callable[[Node, tuple[Any, ...]], _Made | None]
 
 
-def _gemm(make: Callable[..., Callable[..., Any]]) -> _Maker:
-    def made(arguments: tuple[Any, ...]) -> _Made | None:
-        x, *fixed, other, other_scale, other_zero_point = arguments
-        weight = fixed[2]
-        if any(isinstance(argument, Node) for argument in fixed):
-            return None
-        function = make(*fixed, other_scale, other_zero_point)
-        return function, (x,) if other is None else (x, other), (weight,)
-
-    return made
+def _conv(node: Node, arguments: tuple[Any, ...]) -> _Made | None:
+    return _gemm(bound_conv, arguments, _gives_images(node.args[0]), _gives_images(node))
 
 
-def _quantize(arguments: tuple[Any, ...]) -> _Made:
+def _gives_images(node: Any) -> bool:
+    """Whether a node is a convolution over lines of which only such convolutions read the result."""
+    return _is_over_lines(node) and all(
+        _is_over_lines(user) and user.args[0] is node and user.args[15] is not node for user in node.users
+    )
+
+
+def _is_over_lines(node: Any) -> bool:
+    if not isinstance(node, Node) or node.target is not conv or len(node.args[6]) != 1:  # type: ignore[arg-type]
+        return False
+    return all(operand.op == "get_attr" for operand in node.args[1:15] if isinstance(operand, Node))
+
+
+def _linear(_: Node, arguments: tuple[Any, ...]) -> _Made | None:
+    return _gemm(bound_linear, arguments)
+
+
+def _gemm(make: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...], *more: Any) -> _Made | None:
+    x, *fixed, other, other_scale, other_zero_point = arguments
+    if any(isinstance(argument, Node) for argument in fixed):
+        return None
+    function = make(*fixed, other_scale, other_zero_point, *more)
+    return function, (x,) if other is None else (x, other), (fixed[2],)
+
+
+def _quantize(_: Node, arguments: tuple[Any, ...]) -> _Made:
     x, *qparams = arguments
     return bound_quantize(*qparams, over=is_fresh(x)), (x,), ()
 
@@ -85,7 +109,7 @@ def is_fresh(value: Any) -> bool:
 
 
 def _binary(make: Callable[..., Callable[..., Any]]) -> _Maker:
-    def made(arguments: tuple[Any, ...]) -> _Made:
+    def made(_: Node, arguments: tuple[Any, ...]) -> _Made:
         x, x_scale, x_zero_point, y, *rest = arguments
         constant = y if isinstance(y, Tensor) else None
         function = make(x_scale, x_zero_point, *rest, constant)
@@ -95,8 +119,8 @@ def _binary(make: Callable[..., Callable[..., Any]]) -> _Maker:
 
 
 _MAKERS: Mapping[Any, _Maker] = {
-    conv: _gemm(bound_conv),
-    linear: _gemm(bound_linear),
+    conv: _conv,
+    linear: _linear,
     quantize: _quantize,
     add: _binary(bound_add),
     mul: _binary(bound_mul),

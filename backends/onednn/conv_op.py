@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized
 from quantizer_sdk.backends.onednn.functions import finished
-from quantizer_sdk.backends.onednn.library import call, define
+from quantizer_sdk.backends.onednn.library import call, define, entry
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
@@ -18,7 +18,7 @@ __all__ = ["CONV", "bound_conv", "conv"]
 
 _OPS = torch.ops.onednn
 _PREPACK = _OPS.qconv_prepack.default
-_POINTWISE, _BINARY = _OPS.qconv_pointwise.default, _OPS.qconv2d_pointwise.binary
+_POINTWISE, _BINARY = entry(_OPS.qconv_pointwise.default), entry(_OPS.qconv2d_pointwise.binary)
 _VOLUME = 5  # axes of a batch of volumes, for which the kernel takes nothing that follows
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -40,10 +40,14 @@ def bound_conv(
     arguments: list[float],
     other_scale: float,
     other_zero_point: int,
+    takes_images: bool = False,
+    gives_images: bool = False,
 ) -> Callable[..., Tensor]:
     """Return `CONV` of CPU tensors as a function of what changes from call to call: `x` and `other`.
 
-    It keeps what was packed of the weight: who calls it again sees to it that nobody has written into that.
+    It keeps what was packed of the weight: who calls it again sees to it that nobody has written into that. The kernels
+    know no lines: a batch of them is one of images of one row. That is also how one convolution over lines may hand
+    them to the next, with `gives_images` and `takes_images`.
     """
     rank = weight.dim()
     flat = rank == 3
@@ -54,15 +58,18 @@ def bound_conv(
     fixed = (weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
     tail = (bias, *window, *result, activation, arguments, "")
+    squeezed = flat and not gives_images
+    axes = 4 if takes_images else rank
     form: Tensor | None = None
 
     def batch(x: Tensor, other: Tensor | None) -> Tensor:
         nonlocal form
         if flat:
-            x, other = x.unsqueeze(2), None if other is None else other.unsqueeze(2)
+            x = x if takes_images else x.unsqueeze(2)
+            other = None if other is None else other.unsqueeze(2)
         if x.numel() == 0:
             y = _empty(x, weight.unsqueeze(2) if flat else weight, stride, padding, dilation, dtype)
-            return y.squeeze(2) if flat else y
+            return y.squeeze(2) if squeezed else y
         if form is None:
             qparams = (weight_scale, x_scale, x_zero_point)
             shaped, shape = weight.unsqueeze(2) if flat else weight, list(x.shape)
@@ -77,10 +84,10 @@ def bound_conv(
             y = _POINTWISE(*operands, *tail)
         else:
             y = _summed(operands, tail, other, other_scale, other_zero_point)
-        return y.squeeze(2) if flat else y
+        return y.squeeze(2) if squeezed else y
 
     def convolved(x: Tensor, other: Tensor | None = None) -> Tensor:
-        if x.dim() == rank:
+        if x.dim() == axes:
             return batch(x, other)
         return batch(x.unsqueeze(0), None if other is None else other.unsqueeze(0)).squeeze(0)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import as_codes, as_quantized, is_dense
-from quantizer_sdk.backends.onednn.library import call, define
+from quantizer_sdk.backends.onednn.library import call, define, entry
 
 __all__ = ["ADD", "MUL", "add", "bound_add", "bound_mul", "mul"]
 
@@ -111,9 +111,9 @@ def _define(name: str, kernel: Callable[..., Tensor]) -> torch._ops.OpOverload:
 
 
 _OPS = torch.ops.quantized
-bound_add = _bound(_OPS.add.default, _OPS.add_relu.default)
+bound_add = _bound(entry(_OPS.add.default), entry(_OPS.add_relu.default))
 """Returns ADD as a function of codes `x` and `y`; given `constant`, it keeps what it makes of that as `y`."""
-bound_mul = _bound(_OPS.mul.default, _OPS.mul_relu.default)
+bound_mul = _bound(entry(_OPS.mul.default), entry(_OPS.mul_relu.default))
 """As `bound_add`, of MUL."""
 _add, _mul = _kernel(bound_add), _kernel(bound_mul)
 ADD = _define("add", _add)

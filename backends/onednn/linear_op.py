@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized, is_dense
 from quantizer_sdk.backends.onednn.functions import finished
-from quantizer_sdk.backends.onednn.library import call, define
+from quantizer_sdk.backends.onednn.library import call, define, entry
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.scalars import scalar
 from quantizer_sdk.backends.onednn.zeros import zeros
@@ -23,7 +23,8 @@ FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
 _PLAIN = frozenset({"none", "relu", "hardtanh", "sigmoid"})
 _STATIC, _SUMS = "static", "sums"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
-_POINTWISE, _BINARY = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
+_POINTWISE = entry(torch.ops.onednn.qlinear_pointwise.default)
+_BINARY = entry(torch.ops.onednn.qlinear_pointwise.binary)
 
 
 def bound_linear(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,19 +11,14 @@ from torch import Tensor, nn
 __all__ = ["Kept", "Places"]
 
 
-@dataclass(slots=True)
 class Places:
-    """Where a module has what it reads.
+    """Where a module has what it reads."""
 
-    Attributes:
-        owners: Dictionaries,
-        keys: keys in them, and
-        objects: what was found there.
-    """
-
-    owners: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    objects: list[Any] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._known: set[tuple[int, str]] = set()
+        self._owners: list[dict[str, Any]] = []
+        self._keys: list[str] = []
+        self._objects: list[Any] = []
 
     def read(self, module: nn.Module, target: str) -> Any:
         """Return what is at a path, and note each place on the way."""
@@ -33,14 +27,16 @@ class Places:
             held = (found._modules, found._parameters, found._buffers, found.__dict__)
             owner = next(owner for owner in held if key in owner)
             found = owner[key]
-            self.owners.append(owner)
-            self.keys.append(key)
-            self.objects.append(found)
+            if (id(owner), key) not in self._known:
+                self._known.add((id(owner), key))
+                self._owners.append(owner)
+                self._keys.append(key)
+                self._objects.append(found)
         return found
 
     def hold(self) -> bool:
         """Whether all is still there."""
-        return all(map(operator.is_, map(dict.get, self.owners, self.keys), self.objects))
+        return all(map(operator.is_, map(dict.get, self._owners, self._keys), self._objects))
 
 
 class Kept:

@@ -63,7 +63,7 @@ class StraightForm:
             if node in first:
                 steps.append(Step(first[node].whole, first[node].binding))
             if node in parts:
-                steps.append(Step(node, bind(operator.getitem, parts[node], {})))
+                steps.append(Step(node, bind(node, operator.getitem, parts[node], {})))
             elif node.op not in skipped and node not in inside:
                 steps.append(Step(node, _binding(module, node, constants, folded.get(node), parts)))
         self.steps = tuple(steps)
@@ -96,4 +96,4 @@ def _binding(
         target = getattr(Tensor, str(target))
     elif target is _ATEN.view.default and arguments[0] in parts:  # which does not lie in order
         target = _ATEN.reshape.default
-    return bind(target, arguments, keywords)
+    return bind(node, target, arguments, keywords)
