@@ -185,6 +185,32 @@ def network():
     return nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 1), nn.Flatten(), nn.Linear(8 * 14, 6))
 
 
+class Lines(nn.Module):
+    """Convolutions over lines: one read by the next alone, one by a sum and a convolution, one by no convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv1d(4, 8, 3), nn.Conv1d(8, 4, 1)
+        self.second = nn.Conv1d(8, 8, 3, stride=2, padding=1, groups=8)
+        self.third = nn.Conv1d(8, 8, 5, padding=2)
+
+    def forward(self, x):
+        y = F.relu(self.second(F.relu(self.first(x))))
+        return self.last(F.relu(self.third(y) + y)), y.flatten()
+
+
+def test_convolutions_over_lines_follow_each_other(export):
+    x = rand(3, 4, 20)
+    program = lower_eager(quantized(export, Lines(), x), (x,))
+    for lines in (x, x[:1], x[:0], x[0]):
+        assert_runs_as_its_module(program, lines)
+    assert len([name for name in names(program) if name in GEMMS]) == 4
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        program.module(x[None, None])
+    with pytest.raises(LoweringError):
+        program.run(x[None, None])
+
+
 @pytest.fixture(scope="module")
 def converted(export):
     return quantized(export, network(), rand(2, 4, 16))
