@@ -13,8 +13,8 @@ from torch import Tensor
 
 __all__ = ["as_codes", "as_quantized", "dequantized", "is_dense", "quantized", "rounded"]
 
-# Up to so many elements in order, a copy costs less than a second tensor over the same memory.
-_FEW = 1024
+# Up to so many elements in order, a copy costs less than a second tensor over the same memory: of codes, and back.
+_FEW, _FEW_BACK = 32768, 1024
 
 
 def as_quantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
@@ -29,7 +29,7 @@ def as_quantized(codes: Tensor, scale: float, zero_point: int) -> Tensor:
 
 def as_codes(tensor: Tensor) -> Tensor:
     """Return the uint8 codes of a quantized tensor, over its memory or with a copy of it."""
-    if tensor.numel() <= _FEW and tensor.is_contiguous():
+    if tensor.numel() <= _FEW_BACK and tensor.is_contiguous():
         return tensor.int_repr()
     result = torch.empty(0, dtype=torch.uint8)
     result.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
