@@ -18,9 +18,8 @@ from quantizer_sdk.backends.onednn.linear_op import linear
 
 __all__ = ["Folded", "folded_factors"]
 
-_LARGEST_EXPONENT = (
-    40  # no product of two such numbers and a float32 that matters is too small or too large for float32
-)
+# A float32 that two such factors bring out of its range is quantized to an end of the codes, or to zero, in either order.
+_LARGEST_EXPONENT = 40
 
 
 @dataclass(frozen=True, slots=True)

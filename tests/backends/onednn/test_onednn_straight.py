@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from quantized_models import GEMMS, Run, assert_runs_as_its_module, names, quantized, through
+from quantized_models import GEMMS, OPS, Run, assert_runs_as_its_module, names, quantized, through
 from random_codes import rand
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
@@ -171,14 +171,18 @@ def test_powers_of_two_may_be_written_into(export):
 
 @pytest.mark.parametrize("shape", [(4, 32), (3, 5), (2, 4, 32)], ids=str)
 def test_constants_are_added_to_any_batch(export, shape):
-    addend = rand(shape[-1], seed=3)
+    addend = torch.randint(0, 256, shape[-1:], dtype=torch.uint8)
+    qparams = (0.03, 120, 0, 255, torch.uint8)
     module = Run(
-        lambda self, x: through(through(x, 0.02, 100) + through(self.addend, 0.03, 120), 0.04, 90), addend=addend
+        lambda self, x: through(through(x, 0.02, 100) + OPS.dequantize_per_tensor(self.addend, *qparams), 0.04, 90),
+        addend=addend,
     )
     batch = (({0: torch.export.Dim("batch", min=1, max=64)},),)
     program = lower_eager(export(module, rand(*shape), dynamic_shapes=batch))
     for rows in (*range(1, 40), 2):
         assert_runs_as_its_module(program, rand(rows, *shape[1:], seed=rows))
+    program.module.addend.zero_()
+    assert_runs_as_its_module(program, rand(8, *shape[1:]))
 
 
 def network():
@@ -186,17 +190,18 @@ def network():
 
 
 class Lines(nn.Module):
-    """Convolutions over lines: one read by the next alone, one by a sum and a convolution, one by no convolution."""
+    """Convolutions over lines: one read by the next alone, one by a sum too, one by what is no convolution."""
 
     def __init__(self):
         super().__init__()
         self.first, self.last = nn.Conv1d(4, 8, 3), nn.Conv1d(8, 4, 1)
         self.second = nn.Conv1d(8, 8, 3, stride=2, padding=1, groups=8)
-        self.third = nn.Conv1d(8, 8, 5, padding=2)
+        self.third, self.fourth = nn.Conv1d(8, 8, 5, padding=2), nn.Conv1d(8, 8, 1)
 
     def forward(self, x):
         y = F.relu(self.second(F.relu(self.first(x))))
-        return self.last(F.relu(self.third(y) + y)), y.flatten()
+        z = F.relu(self.third(y) + y)
+        return self.last(F.relu(self.fourth(z) + z)), y.flatten()
 
 
 def test_convolutions_over_lines_follow_each_other(export):
@@ -204,7 +209,7 @@ def test_convolutions_over_lines_follow_each_other(export):
     program = lower_eager(quantized(export, Lines(), x), (x,))
     for lines in (x, x[:1], x[:0], x[0]):
         assert_runs_as_its_module(program, lines)
-    assert len([name for name in names(program) if name in GEMMS]) == 4
+    assert len([name for name in names(program) if name in GEMMS]) == 5
     with torch.no_grad(), pytest.raises(RuntimeError):
         program.module(x[None, None])
     with pytest.raises(LoweringError):
