@@ -18,7 +18,7 @@ from quantizer_sdk.backends.onednn.linear_op import linear
 
 __all__ = ["Folded", "folded_factors"]
 
-# A float32 that two such factors bring out of its range is quantized to an end of the codes, or to zero, in either order.
+# What two such factors bring out of float32 is quantized to an end of the codes, or to zero, in either order.
 _LARGEST_EXPONENT = 40
 
 
