@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,21 +10,20 @@ from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized
 from quantizer_sdk.backends.onednn.functions import finished
-from quantizer_sdk.backends.onednn.library import call, define
+from quantizer_sdk.backends.onednn.library import call, define, entry
 from quantizer_sdk.backends.onednn.packing import packed
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["CONV", "conv"]
+__all__ = ["CONV", "bound_conv", "conv"]
 
 _OPS = torch.ops.onednn
 _PREPACK = _OPS.qconv_prepack.default
-_POINTWISE, _BINARY = _OPS.qconv_pointwise.default, _OPS.qconv2d_pointwise.binary
+_POINTWISE, _BINARY = entry(_OPS.qconv_pointwise.default), entry(_OPS.qconv2d_pointwise.binary)
 _VOLUME = 5  # axes of a batch of volumes, for which the kernel takes nothing that follows
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def _conv(
-    x: Tensor,
+def bound_conv(
     x_scale: float,
     x_zero_point: int,
     weight: Tensor,
@@ -39,50 +38,78 @@ def _conv(
     dtype: torch.dtype,
     activation: str,
     arguments: list[float],
-    other: Tensor | None,
     other_scale: float,
     other_zero_point: int,
-) -> Tensor:
+    takes_images: bool = False,
+    gives_images: bool = False,
+) -> Callable[..., Tensor]:
+    """Return `CONV` of CPU tensors as a function of what changes from call to call: `x` and `other`.
+
+    It keeps what was packed of the weight: who calls it again sees to it that nobody has written into that. The kernels
+    know no lines: a batch of them is one of images of one row. That is also how one convolution over lines may hand
+    them to the next, with `gives_images` and `takes_images`.
+    """
     rank = weight.dim()
-    if x.dim() < rank:
-        rest = (bias, stride, padding, dilation, groups, out_scale, out_zero_point, dtype, activation, arguments)
-        beside = None if other is None else other.unsqueeze(0)
-        one = (x.unsqueeze(0), x_scale, x_zero_point, weight, weight_scale, *rest)
-        return _conv(*one, beside, other_scale, other_zero_point).squeeze(0)
-    if x.numel() == 0:
-        return _empty(x, weight, stride, padding, dilation, dtype)
-    if rank == 3:  # an image of one row
-        x, stride, padding, dilation = x.unsqueeze(2), [1, *stride], [0, *padding], [1, *dilation]
-        other = None if other is None else other.unsqueeze(2)
-    key = (x_scale, x_zero_point, *stride, *padding, *dilation, groups)
+    flat = rank == 3
+    if flat:  # an image of one row
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
     window = (stride, padding, dilation, groups)
-    form = packed(
-        weight,
-        key,
-        lambda: _PREPACK(
-            weight.unsqueeze(2) if rank == 3 else weight,
-            *(weight_scale, x_scale, x_zero_point, *window, list(x.shape)),
-        ),
-    )
-    operands = (x, x_scale, x_zero_point, form, weight_scale, zeros(weight.shape[0]))
+    key = (x_scale, x_zero_point, *stride, *padding, *dilation, groups)
+    fixed = (weight_scale, zeros(weight.shape[0]))
     result = (out_scale, out_zero_point, dtype)
-    if rank == _VOLUME and (other is not None or activation != "none"):
-        y: Tensor = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
-        if other is not None:
-            y.add_(other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point))
-        y = finished(y, activation, arguments, *result)
-    elif other is None:
-        y = _POINTWISE(*operands, bias, *window, *result, activation, arguments, "")
-    else:
-        # The kernel adds to the tensor that it is given and writes its result there: give it one of its own.
-        if other.dtype is torch.uint8 and dtype is torch.float32:
-            other, other_scale, other_zero_point = dequantized(other, other_scale, other_zero_point), 1.0, 0
-        total = torch.empty_like(other, memory_format=_FORMATS[other.dim()]).copy_(other)
-        y = _BINARY(
-            *(*operands, total, bias, *window, *result, other_scale, other_zero_point),
-            *("sum", 1.0, activation, arguments, ""),
-        )
-    return y.squeeze(2) if rank == 3 else y
+    tail = (bias, *window, *result, activation, arguments, "")
+    squeezed = flat and not gives_images
+    axes = 4 if takes_images else rank
+    form: Tensor | None = None
+
+    def batch(x: Tensor, other: Tensor | None) -> Tensor:
+        nonlocal form
+        if flat:
+            x = x if takes_images else x.unsqueeze(2)
+            other = None if other is None else other.unsqueeze(2)
+        if x.numel() == 0:
+            y = _empty(x, weight.unsqueeze(2) if flat else weight, stride, padding, dilation, dtype)
+            return y.squeeze(2) if squeezed else y
+        if form is None:
+            qparams = (weight_scale, x_scale, x_zero_point)
+            shaped, shape = weight.unsqueeze(2) if flat else weight, list(x.shape)
+            form = packed(weight, key, lambda: _PREPACK(shaped, *qparams, *window, shape))
+        operands = (x, x_scale, x_zero_point, form, *fixed)
+        if rank == _VOLUME and (other is not None or activation != "none"):
+            y = _POINTWISE(*operands, bias, *window, 1.0, 0, torch.float32, "none", [], "")
+            if other is not None:
+                y.add_(other if other.dtype is torch.float32 else dequantized(other, other_scale, other_zero_point))
+            y = finished(y, activation, arguments, *result)
+        elif other is None:
+            y = _POINTWISE(*operands, *tail)
+        else:
+            y = _summed(operands, tail, other, other_scale, other_zero_point)
+        return y.squeeze(2) if squeezed else y
+
+    def convolved(x: Tensor, other: Tensor | None = None) -> Tensor:
+        if x.dim() == axes:
+            return batch(x, other)
+        return batch(x.unsqueeze(0), None if other is None else other.unsqueeze(0)).squeeze(0)
+
+    return convolved
+
+
+def _summed(
+    operands: tuple[Any, ...], tail: tuple[Any, ...], other: Tensor, other_scale: float, other_zero_point: int
+) -> Tensor:
+    """Convolve and add: the kernel adds to the tensor that it is given and writes its result there."""
+    *before, activation, arguments, algorithm = tail
+    if other.dtype is torch.uint8 and before[-1] is torch.float32:
+        other, other_scale, other_zero_point = dequantized(other, other_scale, other_zero_point), 1.0, 0
+    own = torch.empty_like(other, memory_format=_FORMATS[other.dim()]).copy_(other)
+    post = (other_scale, other_zero_point, "sum", 1.0, activation, arguments, algorithm)
+    result: Tensor = _BINARY(*operands, own, *before, *post)
+    return result
+
+
+def _conv(x: Tensor, *operands: Any) -> Tensor:
+    bound: tuple[Any, ...] = (*operands[:-3], *operands[-2:])
+    return bound_conv(*bound)(x, operands[-3])
 
 
 def _empty(

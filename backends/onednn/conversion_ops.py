@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized, is_dense, quantized
 from quantizer_sdk.backends.onednn.library import call, define
+from quantizer_sdk.backends.onednn.scalars import scalar
 
 __all__ = [
     "DEQUANTIZE",
     "DEQUANTIZE_CHANNELS",
     "LOOK_UP",
     "QUANTIZE",
+    "bound_quantize",
     "dequantize",
     "dequantize_channels",
     "look_up",
@@ -22,10 +25,31 @@ __all__ = [
 ]
 
 
-def _quantize(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
-    real = x if x.dtype is torch.float32 else x.to(torch.float32)
-    codes = quantized(real, scale, zero_point)
-    return codes if (quant_min, quant_max) == (0, 255) else codes.clamp_(quant_min, quant_max)
+def bound_quantize(
+    scale: float, zero_point: int, quant_min: int, quant_max: int, factor: Tensor | None = None, *, over: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return QUANTIZE on CPU tensors as a function of `x`.
+
+    Args:
+        scale: As the op takes it, and
+        zero_point: as well, and
+        quant_min: also, and
+        quant_max: too.
+        factor: In the place of f(1 / scale), where that is multiplied by something first.
+        over: Whether `x` may be written over.
+    """
+    steps = scalar(1.0 / scale) if factor is None else factor
+    whole = (quant_min, quant_max) == (0, 255)
+
+    def codes_of(x: Tensor) -> Tensor:
+        codes = quantized(x if x.dtype is torch.float32 else x.to(torch.float32), steps, zero_point, over=over)
+        return codes if whole else codes.clamp_(quant_min, quant_max)
+
+    return codes_of
+
+
+def _quantize(x: Tensor, *qparams: Any) -> Tensor:
+    return bound_quantize(*qparams)(x)
 
 
 def _quantize_fake(x: Tensor, _scale: float, _zero_point: int, _quant_min: int, _quant_max: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizer_sdk.backends.onednn.codes import rounded
+from quantizer_sdk.backends.onednn.scalars import scalar
 
 __all__ = ["finished"]
 
@@ -36,4 +37,6 @@ def finished(
         dtype: torch.uint8 for codes, torch.float32 for the numbers.
     """
     y = _APPLY[name](y, arguments)
-    return rounded(y.mul_(1.0 / scale).add_(float(zero_point))) if dtype is torch.uint8 else y
+    if dtype is not torch.uint8:
+        return y
+    return rounded(y.mul_(scalar(1.0 / scale)).add_(scalar(zero_point)))

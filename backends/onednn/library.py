@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-__all__ = ["KERNELS", "NAMESPACE", "call", "define"]
+__all__ = ["KERNELS", "NAMESPACE", "call", "define", "entry"]
 
 NAMESPACE = "quantizer_sdk_x86"
 
@@ -41,6 +41,12 @@ def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) ->
     overload: torch._ops.OpOverload = getattr(getattr(torch.ops, NAMESPACE), name).default
     KERNELS[overload] = kernel
     return overload
+
+
+def entry(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    """Return what an overload of torch's calls: without the call in Python that only hands its operands on."""
+    function: Callable[..., Any] = overload._op
+    return function
 
 
 def call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import dequantized, is_dense
 from quantizer_sdk.backends.onednn.functions import finished
-from quantizer_sdk.backends.onednn.library import call, define
+from quantizer_sdk.backends.onednn.library import call, define, entry
 from quantizer_sdk.backends.onednn.packing import packed
+from quantizer_sdk.backends.onednn.scalars import scalar
 from quantizer_sdk.backends.onednn.zeros import zeros
 
-__all__ = ["FEW", "LINEAR", "column_sums", "linear", "linear_kernel", "whole_product"]
+__all__ = ["FEW", "LINEAR", "bound_linear", "column_sums", "linear", "linear_kernel", "whole_product"]
 
 # Up to so many results and products the plain product of integers is faster, though what follows it takes passes of
 # its own; for codes these are more.
@@ -21,11 +23,11 @@ FEW, _FEW_CODES, _FEW_PRODUCTS = 16384, 2048, 2**22
 _PLAIN = frozenset({"none", "relu", "hardtanh", "sigmoid"})
 _STATIC, _SUMS = "static", "sums"
 _PREPACK = torch.ops.onednn.qlinear_prepack.default
-_POINTWISE, _BINARY = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
+_POINTWISE = entry(torch.ops.onednn.qlinear_pointwise.default)
+_BINARY = entry(torch.ops.onednn.qlinear_pointwise.binary)
 
 
-def linear_kernel(
-    x: Tensor,
+def bound_linear(
     x_scale: float,
     x_zero_point: int,
     weight: Tensor,
@@ -37,53 +39,80 @@ def linear_kernel(
     activation: str,
     arguments: list[float],
     algorithm: str,
-    other: Tensor | None,
     other_scale: float,
     other_zero_point: int,
-) -> Tensor:
-    """Compute `LINEAR` on CPU tensors."""
-    *axes, length = x.shape
-    outputs = weight.shape[0]
-    flat = len(axes) == 1
-    rows = x if flat else x.reshape(-1, length)
-    count = rows.shape[0]
-    if count == 0 or length == 0:
-        return _fake(x, x_scale, x_zero_point, weight, weight_scale, bias, out_scale, out_zero_point, dtype)
-    if other is not None and other.dtype is torch.uint8:
-        other = dequantized(other if is_dense(other) else other.contiguous(), other_scale, other_zero_point)
-    beside = other if other is None or flat else other.reshape(count, outputs)
+) -> Callable[..., Tensor]:
+    """Return `LINEAR` of CPU tensors as a function of what changes from call to call: `x` and `other`.
+
+    It keeps what was made of the weight: who calls it again sees to it that nobody has written into that.
+    """
+    outputs, length = weight.shape
     result = (out_scale, out_zero_point, dtype)
-    few = _FEW_CODES if dtype is torch.uint8 else FEW
-    if count * outputs <= few and count * outputs * length <= _FEW_PRODUCTS and activation in _PLAIN:
-        y = _product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
-        if beside is not None:
-            y.add_(beside)
-        return _shaped(finished(y, activation, arguments, *result), axes)
-    form = packed(weight, _STATIC, lambda: _PREPACK(weight, list(rows.shape)))
-    operands = (rows, x_scale, x_zero_point, form, weight_scale, zeros(outputs))
-    if activation == "sigmoid":
-        y = _POINTWISE(*operands, bias, 1.0, 0, torch.float32, "none", [], "")
-        y = finished(y if beside is None else y.add_(beside), activation, arguments, *result)
-    elif beside is None:
-        y = _POINTWISE(*operands, bias, *result, activation, arguments, algorithm)
-    else:  # always "add": "sum" would write into the operand
-        post = ("add", 1.0, activation, arguments, algorithm)
-        y = _BINARY(*operands, beside.contiguous(), bias, *result, 1.0, 0, *post)
-    return _shaped(y, axes)
+    fixed = (weight_scale, zeros(outputs))
+    few = 0  # rows that the plain product takes
+    if activation in _PLAIN and outputs and length:
+        few = min((_FEW_CODES if dtype is torch.uint8 else FEW) // outputs, _FEW_PRODUCTS // (outputs * length))
+    post = ("none", []) if activation == "sigmoid" else (activation, arguments)
+    given = (1.0, 0, torch.float32) if activation == "sigmoid" else result
+    form: Tensor | None = None
+    product: Callable[[Tensor], Tensor] | None = None
+
+    def applied(x: Tensor, other: Tensor | None = None) -> Tensor:
+        nonlocal form, product
+        count = x.numel()
+        if count == 0:
+            return _empty(x, outputs, dtype)
+        if other is not None:
+            if other.dtype is torch.uint8:
+                other = dequantized(other if is_dense(other) else other.contiguous(), other_scale, other_zero_point)
+            other = other.contiguous()
+        if count <= few * length:
+            if product is None:
+                product = _bound_product(x_scale, x_zero_point, weight, weight_scale, bias)
+            y = product(x)
+            return finished(y if other is None else y.add_(other), activation, arguments, *result)
+        if form is None:
+            form = packed(weight, _STATIC, lambda: _PREPACK(weight, [count // length, length]))
+        line = x.dim() == 1
+        operands = (x.unsqueeze(0) if line else x, x_scale, x_zero_point, form, *fixed)
+        if other is None:
+            y = _POINTWISE(*operands, bias, *given, *post, algorithm)
+        elif activation == "sigmoid":
+            y = _POINTWISE(*operands, bias, *given, *post, algorithm).add_(other)
+        else:  # always "add": "sum" would write into the operand
+            beside = other.unsqueeze(0) if line else other
+            y = _BINARY(*operands, beside, bias, *result, 1.0, 0, "add", 1.0, *post, algorithm)
+        if activation == "sigmoid":
+            y = finished(y, activation, arguments, *result)
+        return y.squeeze(0) if line else y
+
+    return applied
 
 
-def _shaped(y: Tensor, axes: list[int]) -> Tensor:
-    return y if len(axes) == 1 else y.view(*axes, y.shape[1])
+def linear_kernel(x: Tensor, *operands: Any) -> Tensor:
+    """Compute `LINEAR` on CPU tensors."""
+    bound: tuple[Any, ...] = (*operands[:-3], *operands[-2:])
+    return bound_linear(*bound)(x, operands[-3])
 
 
-def _product(
-    rows: Tensor, x_scale: float, x_zero_point: int, weight: Tensor, scale: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Return (f(Σ (x - z)·w) · x_scale) · weight_scale + bias of a few rows of codes, rounded at each step."""
+def _bound_product(
+    x_scale: float, x_zero_point: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """Return what gives (f(Σ (x - z)·w) · x_scale) · weight_scale + bias of few rows, rounded at each step."""
     sums = packed(weight, _SUMS, lambda: column_sums(weight))
-    total = whole_product(rows, weight)
-    y = total.sub_(sums, alpha=x_zero_point).to(torch.float32).mul_(x_scale).mul_(scale)
-    return y if bias is None else y.add_(bias)
+    offset = sums * x_zero_point if x_zero_point else None
+    step, outputs = scalar(x_scale), weight.shape[0]
+
+    def product(x: Tensor) -> Tensor:
+        total = whole_product(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), weight)
+        if offset is not None:
+            total.sub_(offset)
+        y = torch.mul(total, step).mul_(weight_scale)
+        if bias is not None:
+            y.add_(bias)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], outputs)
+
+    return product
 
 
 def whole_product(rows: Tensor, weight: Tensor) -> Tensor:
@@ -98,8 +127,12 @@ def column_sums(weight: Tensor) -> Tensor:
     return weight.sum(1, dtype=torch.int32)
 
 
+def _empty(x: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+    return x.new_empty((*x.shape[:-1], outputs), dtype=dtype)
+
+
 def _fake(x: Tensor, _scale: float, _zero: int, weight: Tensor, *rest: Any) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=rest[4])
+    return _empty(x, weight.shape[0], rest[4])
 
 
 LINEAR = define(

@@ -56,7 +56,7 @@ def packed(weight: Tensor, key: Hashable, make: Callable[[], _Form]) -> _Form:
         _ENTRIES[place] = entry
     form: _Form | None = entry.forms.get(key)
     if form is None:
-        with torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad():  # it serves callers of any mode
             form = entry.forms[key] = make()
     return form
 

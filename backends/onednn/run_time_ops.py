@@ -32,7 +32,7 @@ def _quantize(x: Tensor, rows: bool, quant_min: int, quant_max: int, eps: float)
     scale = max((high - low) / np.float32(quant_max - quant_min), np.float32(eps)) or np.float32(1)
     ratio = np.rint(low / scale) if np.isfinite(scale) else np.float32(0)
     zero_point = int(np.clip(quant_min - ratio, quant_min, quant_max))
-    codes = quantized(real, float(scale), zero_point)
+    codes = quantized(real, torch.tensor(1.0 / float(scale), dtype=torch.float32), zero_point)
     codes = codes if (quant_min, quant_max) == (0, 255) else codes.clamp_(quant_min, quant_max)
     return codes, torch.tensor([float(scale)]), torch.tensor([zero_point], dtype=torch.int32)
 

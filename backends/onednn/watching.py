@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
+from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode  # torch offers no public module
 from torch.utils._pytree import tree_leaves  # as above
 
@@ -16,9 +17,9 @@ from quantizer_sdk.backend import Delegation, Kernel, source_line
 from quantizer_sdk.backends.onednn.conv_op import CONV
 from quantizer_sdk.backends.onednn.conversion_ops import DEQUANTIZE, DEQUANTIZE_CHANNELS, LOOK_UP, QUANTIZE
 from quantizer_sdk.backends.onednn.elementwise_ops import ADD, MUL
-from quantizer_sdk.backends.onednn.library import KERNELS
 from quantizer_sdk.backends.onednn.linear_op import LINEAR
 from quantizer_sdk.backends.onednn.run_time_ops import LINEAR_AT_RUN_TIME, QUANTIZE_AT_RUN_TIME
+from quantizer_sdk.backends.onednn.straight import StraightForm
 from quantizer_sdk.backends.onednn.window_ops import MAX_POOL, MEAN
 
 __all__ = ["Watched", "delegation_of", "watch"]
@@ -70,12 +71,27 @@ class Watched:
     source: str
 
 
-def watch(model: GraphModule, inputs: Sequence[Tensor]) -> tuple[Watched, ...]:
-    """Run a model and return the kernels that ran, in order. Views are none."""
-    interpreter = _Interpreter(model)
+def watch(form: StraightForm, inputs: Sequence[Tensor]) -> tuple[Watched, ...]:
+    """Run a program and return the kernels that ran, in order. Views are none."""
+    found: list[Watched] = []
+    values: dict[Node, Any] = dict(zip(form.inputs, inputs, strict=True))
+
+    def valued(operands: Any) -> Any:
+        return map_arg(operands, values.__getitem__)
+
     with torch.no_grad():
-        interpreter.run(*inputs, enable_io_processing=False)
-    return tuple(interpreter.found)
+        for step in form.steps:
+            call, source = step.binding, source_line(step.node) or ""
+            operands, keywords = valued(call.operands), valued(dict(call.keywords))
+            if call.op is None:
+                with _Watch(found, source):
+                    values[step.node] = call.function(*operands, **keywords)
+                continue
+            with _Names() as names:
+                result = values[step.node] = call.function(*operands, **keywords)
+            data = [valued(call.arguments[place]) for place in _DATA.get(call.op, range(len(call.arguments)))]
+            found.append(_watched(call.op, names.chosen() or _name(call.op), data, result, source))
+    return tuple(found)
 
 
 def delegation_of(watched: Sequence[Watched]) -> Delegation:
@@ -89,21 +105,6 @@ def delegation_of(watched: Sequence[Watched]) -> Delegation:
     )
 
 
-class _Interpreter(Interpreter):
-    """Runs a graph node by node, with a mode that sees the ops of each."""
-
-    def __init__(self, model: GraphModule) -> None:
-        super().__init__(model)
-        self.found: list[Watched] = []
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node."""
-        if n.op != "call_function":
-            return super().run_node(n)
-        with _Watch(self.found, source_line(n) or ""):
-            return super().run_node(n)
-
-
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: list[Watched], source: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -112,32 +113,28 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in KERNELS:
-            with _Names() as names:
-                result = KERNELS[func](*args)
-            operands = [args[place] for place in _DATA.get(func, range(len(args)))]
-            self._note(func, names.chosen() or _name(func), operands, result)
-            return result
         result = func(*args, **(kwargs or {}))
         if not func.is_view and not func._schema.name.startswith(_ALLOCATIONS):
-            self._note(func, _name(func), tree_leaves((args, kwargs or {})), result)
+            operands = tree_leaves((args, kwargs or {}))
+            self._found.append(_watched(func, _name(func), operands, result, self._source))
         return result
 
-    def _note(self, func: Any, name: str, operands: Sequence[Any], result: Any) -> None:
-        # Codes come with scales and zero points, which are no data.
-        results = result[:1] if func is QUANTIZE_AT_RUN_TIME else tree_leaves(result)
-        inputs, outputs = _types(operands), _types(results)
-        conversion = func in _CONVERSIONS
-        whole = not any(kind.startswith(("float", "bfloat", "complex")) for kind in (*inputs, *outputs))
-        kernel = Kernel(
-            name=name,
-            inputs=inputs,
-            outputs=outputs,
-            integer=whole and not conversion,
-            conversion=conversion,
-            moves=func in _MOVES,
-        )
-        self._found.append(Watched(kernel, func in _GEMMS, self._source))
+
+def _watched(func: Any, name: str, operands: Sequence[Any], result: Any, source: str) -> Watched:
+    # Codes come with scales and zero points, which are no data.
+    results = result[:1] if func is QUANTIZE_AT_RUN_TIME else tree_leaves(result)
+    inputs, outputs = _types(operands), _types(results)
+    conversion = func in _CONVERSIONS
+    whole = not any(kind.startswith(("float", "bfloat", "complex")) for kind in (*inputs, *outputs))
+    kernel = Kernel(
+        name=name,
+        inputs=inputs,
+        outputs=outputs,
+        integer=whole and not conversion,
+        conversion=conversion,
+        moves=func in _MOVES,
+    )
+    return Watched(kernel, func in _GEMMS, source)
 
 
 class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 import torch
 from random_codes import run_on_random_codes
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk import calibrate, convert_pt2e, prepare_pt2e
 from quantizer_sdk.backends.onednn import lower_eager
@@ -39,7 +40,19 @@ def quantized(export, module, *inputs, quantize_results=False, quantizer=None, *
 
 
 def on_codes(model, *inputs, step=1):
-    return run_on_random_codes(lower_eager, model, *inputs, step=step)
+    program = run_on_random_codes(lower_eager, model, *inputs, step=step)
+    assert_runs_as_its_module(program, *program.example_inputs)
+    return program
+
+
+def assert_runs_as_its_module(program, *inputs):
+    """What a program computes the short way, the first time and again, has the bits of its graph module."""
+    with torch.no_grad():
+        expected = tree_leaves(program.module(*inputs))
+    for _ in range(2):
+        found = program.run(*inputs)
+        assert [tensor.dtype for tensor in found] == [tensor.dtype for tensor in expected]
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def names(program):

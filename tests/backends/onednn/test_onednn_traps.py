@@ -27,6 +27,16 @@ def test_a_buffer_that_is_added_is_not_overwritten_by_the_calls(export):
     assert torch.equal(program.module.state_dict()["buffer"], rand(600, 64))
 
 
+@pytest.mark.parametrize("rows", [3, 600])
+def test_what_is_added_to_a_linear_layer_need_not_lie_in_order(rows):
+    """oneDNN's binary "add" reads the memory of a tensor of three axes from end to end."""
+    linear = Linear(32, 64)
+    x, other = torch.randint(0, 256, (2, rows, 32), dtype=torch.uint8), rand(rows, 2, 64).transpose(0, 1)
+    operands = (x, 0.02, 100, linear.weight, linear.scale, linear.bias, 1.0, 0, torch.float32, "none", [], "")
+    expected = KERNELS.linear(*operands, None, 1.0, 0) + other
+    assert torch.equal(KERNELS.linear(*operands, other, 1.0, 0), expected)
+
+
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("rows", [3, 600])
 def test_codes_are_added_to_a_linear_layer_by_what_they_stand_for(rows, relu):
