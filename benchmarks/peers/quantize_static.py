@@ -96,30 +96,32 @@ class _Annotator:
     def _annotate(self, node: Node, value: str) -> None:
         """Annotate an op, and those before it that are in its kernel."""
         region, ops = self._file.region(value, self._known), self._fused(node)
-        if not region.whole:
+        if not region.whole or (region.twice and len(ops) != 2):
             return  # rounded more than once within an op of ours: no annotation says that
         edges = {op: self._edges(op, region, ops) for op in ops}
+        if region.twice:
+            edges[node][ops[1]] = _ACTIVATION
         read = [(operand, op) for op in ops for operand in edges[op]]
         weights = [
             (operand, op) for operand, op in read if operand.op == "get_attr" and edges[op][operand] is not _BIAS
         ]
-        activations = [(operand, op) for operand, op in read if operand.op != "get_attr"]
+        activations = [(operand, op) for operand, op in read if operand.op != "get_attr" and operand not in ops]
         for operand, op in [point for point in read if edges[point[1]][point[0]] is _BIAS]:
             if weights and activations:
                 (weight, reader), activation = weights[0], activations[0]
                 edges[op][operand] = ProductBiasSpec().derive(activation, weights[0], edges[reader][weight])
             else:
                 del edges[op][operand]  # of a product that stays float
-        scale = self._file.scale_of(value)
-        shared = [edge for edge in activations if region.scales[self._values[edge[0]]] == scale]
-        result = None if scale is None else SharedQuantizationSpec(shared[0]) if shared else _ACTIVATION
+        shared = [edge for edge in activations if region.scales[self._values[edge[0]]] == region.scale]
+        result = None if region.scale is None else SharedQuantizationSpec(shared[0]) if shared else _ACTIVATION
         if result is None and not weights:
             return  # it computes in float on what others have quantized
         for op in ops:
+            output = result if op is node else _ACTIVATION if region.twice else None
             op.meta["quantization_annotation"] = QuantizationAnnotation(
-                input_qspec_map=edges[op], output_qspec=result if op is node else None, _annotated=True
+                input_qspec_map=edges[op], output_qspec=output, _annotated=True
             )
-            if op is not node:
+            if output is None and op is not node:
                 record(op, Decision(fused_into=node.name))
 
     def _fused(self, node: Node) -> list[Node]:
@@ -156,7 +158,7 @@ def _constant_spec(tensor: torch.Tensor, stored: Sequence[Stored]) -> Any:
             return _BIAS
         if constant.dtype is torch.uint8:
             return _ACTIVATION
-        axis = constant.axis
+        axis = constant.axis if tensor.numel() > 1 else None
         return _WEIGHT if axis is None else replace(_CHANNELS, ch_axis=1 - axis if swapped else axis)
     return None
 
@@ -234,11 +236,22 @@ class _Once:
 
 
 _per_channel = functools.partial(QuantizeStatic, per_channel=True)
+_PROFILE = (
+    None
+    if _PART.profile is None
+    else replace(
+        _PART.profile,
+        unsupported={
+            **_PART.profile.unsupported,
+            **{f"L0.C3/aten.{name}*/*": "QLinearConcat takes qparams for each operand" for name in ("cat", "concat")},
+        },
+    )
+)
 PEER = Backend(
     name="onnxruntime-quantize-static",
     quantizer=_per_channel,
     runner=_PART.runner,
-    profile=_PART.profile,
+    profile=_PROFILE,
     configurations={"u8.pc": _per_channel, "u8.pt": functools.partial(QuantizeStatic, per_channel=False)},
 )
 
@@ -250,7 +263,8 @@ QUANTIZE_STATIC = Peer(
     introduction=(
         "What ONNX Runtime's own `quantize_static` (QDQ, QUInt8 activations, QInt8 weights) quantizes of a file,",
         "annotated on our graph and run through our exporter: so what differs from our verdict is what it quantizes,",
-        "and which qparams it shares. Its concatenations have a kernel for several qparams; C3 knows of none.",
+        "and which qparams it shares. The model is prepared first, as it advises. Its concatenations are read by a",
+        "kernel that takes qparams for each operand, so C3 is not asked of them.",
     ),
     packages=("torch", "onnxruntime"),
 )

@@ -36,13 +36,17 @@ class Region:
     """What lies between a value and the values that it is computed from.
 
     Attributes:
+        scale: The name of the scale that the value is quantized with, itself or before it is moved.
         scales: For each value that is read: the name of the scale that it is quantized with; None if read as a float.
         stored: The constants that are read as codes.
-        whole: Whether nothing is rounded on the way, but for what is only moved.
+        twice: Whether the value is what another was rounded to, moved and rounded anew.
+        whole: Whether nothing else is rounded on the way, but for what is only moved.
     """
 
+    scale: str | None = None
     scales: dict[str, str | None] = field(default_factory=dict)
     stored: list[Stored] = field(default_factory=list)
+    twice: bool = False
     whole: bool = True
 
 
@@ -75,10 +79,6 @@ class QuantizedFile:
         """Whether a value of the float file is still there."""
         return value in self._producers or value in self._inputs
 
-    def scale_of(self, value: str) -> str | None:
-        """Return the name of the scale that a value is quantized with."""
-        return self._scales.get(value)
-
     def region(self, value: str, known: AbstractSet[str]) -> Region:
         """Return what computes a value from others.
 
@@ -86,7 +86,7 @@ class QuantizedFile:
             value: Which one.
             known: The values at which to stop.
         """
-        found = Region()
+        found = Region(scale=self._scales.get(value))
         waiting = [(self._producers[value], True)]
         while waiting:
             node, moved = waiting.pop()
@@ -97,8 +97,12 @@ class QuantizedFile:
                     continue
                 if name in known and name != value:
                     found.scales[name] = scale if scale is not None else found.scales.get(name)
-                elif scale is None or (moved and scale == self.scale_of(value)):
+                elif scale is None or (moved and found.scale in (None, scale)):
+                    found.scale = scale if moved and scale is not None else found.scale
                     waiting += [(self._producers[name], moved)] if name in self._producers else []
+                elif moved and name in self._producers and not found.twice:
+                    found.twice = True
+                    waiting.append((self._producers[name], False))
                 else:
                     source = self._moved_from(name, scale, known)
                     found.whole = found.whole and source is not None
