@@ -10,6 +10,7 @@ which it runs. `peers.xnnpack:PEER` is a peer as data, for `quantizer-sdk confor
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib.metadata
 import subprocess
 import sys
@@ -35,6 +36,8 @@ _DOCUMENTS = Path(__file__).parents[1] / "docs" / "conformance"
 _PEERS = {"xnnpack": XNNPACK, "x86": X86_INDUCTOR, "quantize_static": QUANTIZE_STATIC}
 _GRAPHS = "random graphs"
 _TRIED = 4
+_SHOWN = Path(__file__).parent / "peers" / "shown"
+_SHOWN_FROM_PAGE = "../../benchmarks/peers/shown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +100,29 @@ def written_scripts(peer: Peer, defects: list[Defect], seed: int) -> Iterator[tu
         if defect.subject == _GRAPHS and (defect.checks, defect.signature) in shown:
             yield defect, "as for the ops"
             continue
+        path = folder / f"{defect.name}.py"
         try:
             text = min((_script(peer, scenarios[o.id], o, seed) for o in defect.outcomes[:_TRIED]), key=len)
         except Exception as e:  # noqa: BLE001  # a peer may raise anything
             kind = "" if isinstance(e, QuantizerError) else f"{type(e).__name__}: "
-            yield defect, f"no script: {kind}{str(e).split(',')[0].splitlines()[0]}"
-            continue
-        path = folder / f"{defect.name}.py"
-        path.write_text(text, encoding="utf-8")
-        result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False)
-        if result.returncode == 1:
-            yield defect, f"[shown]({peer.page}/{path.name})"
+            words = f"no script: {kind}{str(e).split(',')[0].splitlines()[0]}"
         else:
+            path.write_text(text, encoding="utf-8")
+            if _shows(path):
+                yield defect, f"[shown]({peer.page}/{path.name})"
+                continue
             path.unlink()
-            yield defect, "no code shows it: the check looks at the quantizer"
+            words = "no code shows it: the check looks at the quantizer"
+        hand = next(
+            (script for pattern, script in peer.shown.items() if fnmatch.fnmatchcase(defect.name, pattern)), None
+        )
+        yield defect, words if hand is None or not _shows(_SHOWN / hand) else f"[shown]({_SHOWN_FROM_PAGE}/{hand})"
+
+
+def _shows(script: Path) -> bool:
+    """Whether a script, run, says that the defect is there."""
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    return result.returncode == 1 and "Traceback" not in result.stderr
 
 
 def _script(peer: Peer, scenario: Scenario, outcome: Outcome, seed: int) -> str:

@@ -100,9 +100,9 @@ def _name_layer(node: Node) -> None:
     The peer finds convolutions, linears and activations by this note alone; the suite's programs call the ops.
     """
     layer = _LAYERS.get(node.target) if node.op == "call_function" else None
-    stack = [str(entry[1]) for entry in node.meta.get("nn_module_stack", {}).values()]
-    if layer is not None and not (stack and stack[-1].startswith("torch.nn.")):
-        node.meta.setdefault("source_fn_stack", [(node.name, layer)])
+    modules = [str(entry[1]) for entry in node.meta.get("nn_module_stack", {}).values()]
+    if layer is not None and not (modules and modules[-1].startswith("torch.nn.")):
+        node.meta["source_fn_stack"] = [(node.name, layer)]
 
 
 def _quantizer() -> Quantizer:
@@ -127,7 +127,19 @@ X86_INDUCTOR = Peer(
     title="torchao's quantizer for x86, judged",
     introduction=(
         "torchao's own `X86InductorQuantizer` runs unmodified on our engine, its graphs on inductor's kernels through",
-        "our lowering, which takes the compiler's traps out. Results are quantized where the model ends.",
+        "our lowering, which takes the compiler's traps out. It finds convolutions, linears and activations by the",
+        "layer that a call comes from, so each call is said to come from one. Results are quantized where the model",
+        "ends or goes on in float. A convolution with `padding='same'` is not offered: it",
+        "[raises ValueError](../../benchmarks/peers/shown/x86_same_padding.py) there, whatever else the model holds.",
     ),
     packages=("torch", "torchao"),
+    shown=MappingProxyType(
+        {
+            "c1-mul-*": "x86_mul_of_other_shapes.py",
+            "c4-*": "x86_fused_although_read_twice.py",
+            "d2-random-graphs-*": "x86_mul_of_other_shapes.py",
+            "e2-cat-*": "x86_concat.py",
+            "r2-*": "x86_small_weights.py",
+        }
+    ),
 )
