@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from quantizer_sdk import (
 )
 from quantizer_sdk.backend import copy_without_guards
 from quantizer_sdk.backends.onnxruntime.export import to_onnx
+from quantizer_sdk.conformance.corpus import MOVES
 from quantizer_sdk.conformance.kernels import attribute
 from quantizer_sdk.decision import Decision, record
 from quantizer_sdk.observers import MinMaxObserver, PerChannelMinMaxObserver
@@ -99,8 +100,6 @@ class _Annotator:
         if not region.whole or (region.twice and len(ops) != 2):
             return  # rounded more than once within an op of ours: no annotation says that
         edges = {op: self._edges(op, region, ops) for op in ops}
-        if region.twice:
-            edges[node][ops[1]] = _ACTIVATION
         read = [(operand, op) for op in ops for operand in edges[op]]
         weights = [
             (operand, op) for operand, op in read if operand.op == "get_attr" and edges[op][operand] is not _BIAS
@@ -116,13 +115,19 @@ class _Annotator:
         result = None if region.scale is None else SharedQuantizationSpec(shared[0]) if shared else _ACTIVATION
         if result is None and not weights:
             return  # it computes in float on what others have quantized
+        outputs: dict[Node, Any] = {}
+        last = node
+        for operand, reader in [] if result is None else _cuts(node, ops, twice=region.twice):
+            edges[reader][operand] = _ACTIVATION
+            outputs[reader] = _ACTIVATION if region.twice else SharedQuantizationSpec((operand, reader))
+            last = operand
+        outputs[last] = _ACTIVATION if region.twice else result
         for op in ops:
-            output = result if op is node else _ACTIVATION if region.twice else None
             op.meta["quantization_annotation"] = QuantizationAnnotation(
-                input_qspec_map=edges[op], output_qspec=output, _annotated=True
+                input_qspec_map=edges[op], output_qspec=outputs.get(op), _annotated=True
             )
-            if output is None and op is not node:
-                record(op, Decision(fused_into=node.name))
+            if op not in outputs:
+                record(op, Decision(fused_into=last.name))
 
     def _fused(self, node: Node) -> list[Node]:
         """Return an op and those before it whose results are gone from the file: they are computed together."""
@@ -146,6 +151,19 @@ class _Annotator:
             if spec is not None:
                 edges[operand] = spec
         return edges
+
+
+def _cuts(node: Node, ops: Sequence[Node], *, twice: bool) -> Iterator[tuple[Node, Node]]:
+    """Yield which ops of a kernel read codes of another of its ops, from its result backwards.
+
+    Those that only move codes do, and the one behind what is rounded twice.
+    """
+    if twice:
+        yield ops[1], node
+    while not twice and node.target in MOVES and len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in ops:
+        (operand,) = node.all_input_nodes
+        yield operand, node
+        node = operand
 
 
 def _constant_spec(tensor: torch.Tensor, stored: Sequence[Stored]) -> Any:

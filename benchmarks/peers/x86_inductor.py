@@ -129,8 +129,8 @@ X86_INDUCTOR = Peer(
         "torchao's own `X86InductorQuantizer` runs unmodified on our engine, its graphs on inductor's kernels through",
         "our lowering, which takes the compiler's traps out. It finds convolutions, linears and activations by the",
         "layer that a call comes from, so each call is said to come from one. Results are quantized where the model",
-        "ends or goes on in float. A convolution with `padding='same'` is not offered: it",
-        "[raises ValueError](../../benchmarks/peers/shown/x86_same_padding.py) there, whatever else the model holds.",
+        "ends or goes on in float. No module is called twice, and no convolution has `padding='same'`: at either it",
+        "[raises ValueError](../../benchmarks/peers/shown/x86_raises.py), whatever else the model holds.",
     ),
     packages=("torch", "torchao"),
     shown=MappingProxyType(
