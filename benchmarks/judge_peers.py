@@ -137,6 +137,12 @@ def _part(report: Report) -> str:
     return f"Only {len(report.outcomes)} cases were run: `{'`, `'.join(patterns[:3])}`{more}."
 
 
+def _others(peer: Peer) -> list[str]:
+    """Return the line that names the other peers' pages, if there are any."""
+    others = [other for other in _PEERS.values() if other is not peer and (_DOCUMENTS / f"{other.page}.md").exists()]
+    return [f"Others: {', '.join(f'[{other.title}]({other.page}.md)' for other in others)}.", ""] if others else []
+
+
 def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str:
     """Return the page of a peer."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in peer.packages)
@@ -144,6 +150,8 @@ def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str
         f"# {peer.title}",
         "",
         *peer.introduction,
+        "",
+        *_others(peer),
         f"Written by `python benchmarks/judge_peers.py` ({versions},",
         f"{report.environment['isa']}, seed {report.seed}). Cases come from what it claims when all ops of the corpus",
         "are offered to it.",

@@ -21,6 +21,7 @@ from peers.peer import Peer
 from peers.quantized_file import QuantizedFile, Region, Stored
 from quantizer_sdk import (
     Backend,
+    FixedQParamsQuantizationSpec,
     LoweringError,
     ProductBiasSpec,
     QuantizationAnnotation,
@@ -42,6 +43,9 @@ _PART = find_backend("x86").part_of("u8.pc@onnxruntime")
 _ACTIVATION = QuantizationSpec(torch.uint8, MinMaxObserver, 0, 255, torch.per_tensor_affine)
 _WEIGHT = QuantizationSpec(torch.int8, MinMaxObserver, -127, 127, torch.per_tensor_symmetric)
 _CHANNELS = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0)
+_PROBABILITIES = FixedQParamsQuantizationSpec(torch.uint8, 1 / 255, 0, 0, 255, torch.per_tensor_affine)
+"""What it takes for a softmax, whatever the data."""
+
 _BIAS = object()
 """Stands for the spec of a bias until its kernel's activation and weight are known."""
 
@@ -112,7 +116,8 @@ class _Annotator:
             else:
                 del edges[op][operand]  # of a product that stays float
         shared = [edge for edge in activations if region.scales[self._values[edge[0]]] == region.scale]
-        result = None if region.scale is None else SharedQuantizationSpec(shared[0]) if shared else _ACTIVATION
+        own = _PROBABILITIES if node.target is torch.ops.aten.softmax.int else _ACTIVATION
+        result = None if region.scale is None else SharedQuantizationSpec(shared[0]) if shared else own
         if result is None and not weights:
             return  # it computes in float on what others have quantized
         outputs: dict[Node, Any] = {}
@@ -261,6 +266,9 @@ _PROFILE = (
         _PART.profile,
         unsupported={
             **_PART.profile.unsupported,
+            **{
+                f"L4.D2/aten.{name}*/*/number": "the file's number is no tensor of our graph" for name in ("add", "mul")
+            },
             **{f"L0.C3/aten.{name}*/*": "QLinearConcat takes qparams for each operand" for name in ("cat", "concat")},
         },
     )

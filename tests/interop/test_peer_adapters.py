@@ -98,6 +98,15 @@ def test_a_graph_is_annotated_as_quantize_static_quantizes_its_file(name):
     assert annotations(exported(model, example), PEER) == expected
 
 
+def test_a_softmax_has_the_range_that_quantize_static_takes_for_it():
+    from peers.quantize_static import PEER
+
+    model = annotate(exported(Apply(lambda _, x: torch.softmax(x, -1)), ROWS), PEER.quantizer())
+    (node,) = model.graph.find_nodes(op="call_function", target=torch.ops.aten.softmax.int)
+    result = node.meta[KEY].output_qspec
+    assert (result.scale, result.zero_point, result.dtype) == (1 / 255, 0, torch.uint8)
+
+
 def test_weights_have_one_scale_where_quantize_static_gives_them_one():
     from peers.quantize_static import PEER
 
