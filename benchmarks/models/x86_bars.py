@@ -44,7 +44,7 @@ def _missed(result: Measured) -> Iterator[str]:
         speed = _speed(programs, name, other)
         if model == result.name and speed is not None and speed.median < floor:
             yield f"{name} is {speed} as fast as {other}, below {floor}x"
-    speed = _speed(programs, "onnx ours", "onnx quantize_static")
+    speed = result.against_static
     if speed is not None and speed.median < 1:
         yield f"onnx ours is {speed} as fast as quantize_static"
     ours, static = programs.get("onnx ours"), programs.get("onnx quantize_static")

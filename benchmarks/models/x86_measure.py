@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from models.duel import duel
 from models.entry import Entry
 from models.outputs import flat
 from models.x86_programs import PROGRAMS, Subject, X86Program
@@ -27,6 +28,7 @@ __all__ = ["Figures", "Measured", "Speed", "measure"]
 
 _WARM_UP = 3
 _ROUND_SECONDS = 0.02
+_DUEL = ("onnx ours", "onnx quantize_static")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Speed:
     """How many times as fast as another program one is.
 
     Attributes:
-        median: Of the ratios of their times in the same round.
+        median: Of their ratios, in the same round or the same process.
         low: From here to
         high: here the true median lies, 19 times of 20.
     """
@@ -103,11 +105,18 @@ class Measured:
         name: The model's.
         skipped: Why it was not measured.
         programs: By name, of `PROGRAMS`.
+        duel: How many times as fast as `quantize_static`'s file our ONNX file is, in each of several processes.
     """
 
     name: str
     skipped: str | None = None
+    duel: list[float] = field(default_factory=list)
     programs: dict[str, Figures] = field(default_factory=dict)
+
+    @property
+    def against_static(self) -> Speed | None:
+        """How many times as fast as `quantize_static`'s file our ONNX file is; None if not timed."""
+        return Speed(statistics.median(self.duel), *median_interval(self.duel)) if self.duel else None
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Measured:
@@ -156,6 +165,8 @@ def measure(entry: Entry, names: tuple[str, ...], rounds: int, *, size: int | No
         if rounds and made:
             for name, times in _times(made, held_out[0], rounds).items():
                 result.programs[name].times = times
+        if rounds and set(_DUEL) <= made.keys():
+            result.duel = duel(*(made[name].file or b"" for name in _DUEL), held_out[0])
     return result
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -269,6 +270,7 @@ _PROFILE = (
             **{
                 f"L4.D2/aten.{name}*/*/number": "the file's number is no tensor of our graph" for name in ("add", "mul")
             },
+            "L3.K1/aten.leaky_relu+*/zp_inside/*": "behind a relu its zero point is the smallest code",
             **{f"L0.C3/aten.{name}*/*": "QLinearConcat takes qparams for each operand" for name in ("cat", "concat")},
         },
     )
@@ -293,4 +295,13 @@ QUANTIZE_STATIC = Peer(
         "kernel that takes qparams for each operand, so C3 is not asked of them.",
     ),
     packages=("torch", "onnxruntime"),
+    shown=MappingProxyType(
+        {
+            "c1-conv_transpose*": "ort_transposed_convolution.py",
+            "d2-conv_transpose*": "ort_transposed_convolution.py",
+            "c1-mean*": "ort_left_float.py",
+            "c1-adaptive_avg_pool2d*": "ort_left_float.py",
+            "d2-linear*": "ort_rounded_twice.py",
+        }
+    ),
 )
