@@ -270,7 +270,7 @@ _PROFILE = (
             **{
                 f"L4.D2/aten.{name}*/*/number": "the file's number is no tensor of our graph" for name in ("add", "mul")
             },
-            "L3.K1/aten.leaky_relu+*/zp_inside/*": "behind a relu its zero point is the smallest code",
+            "L3.K1/aten.leaky_relu+*": "the profile knows no leaky relu that a clamp follows in one kernel",
             **{f"L0.C3/aten.{name}*/*": "QLinearConcat takes qparams for each operand" for name in ("cat", "concat")},
         },
     )
@@ -302,6 +302,10 @@ QUANTIZE_STATIC = Peer(
             "c1-mean*": "ort_left_float.py",
             "c1-adaptive_avg_pool2d*": "ort_left_float.py",
             "d2-linear*": "ort_rounded_twice.py",
+            "d2-adaptive*": "ort_rounded_twice.py",
+            "d2-random-graphs*": "ort_rounded_twice.py",
+            "[dk]?-softmax*": "ort_softmax.py",
+            "[dk]?-random-graphs*": "ort_softmax.py",
         }
     ),
 )
