@@ -167,7 +167,8 @@ def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str
         lines.append(f"| {level.name} | {counts} | {'yes' if level.reached else 'no'} |")
     lines += [
         "",
-        "UNKNOWN are cases whose program cannot be lowered, loaded or run; the D1 case beside each says why.",
+        "UNKNOWN are cases that nothing can look at: no program is made (the D1 or C1 case beside it says why), the op",
+        "has no exact form here, or the profile does not say how a kernel rounds that the peer alone asks for.",
         "MISTRUSTED are cases that prove nothing: with a float bias a channel may be more than half a step off.",
         "",
         "## What falls short",
