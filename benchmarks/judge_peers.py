@@ -10,6 +10,7 @@ which it runs. `peers.xnnpack:PEER` is a peer as data, for `quantizer-sdk confor
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib.metadata
 import subprocess
 import sys
@@ -35,6 +36,8 @@ _DOCUMENTS = Path(__file__).parents[1] / "docs" / "conformance"
 _PEERS = {"xnnpack": XNNPACK, "x86": X86_INDUCTOR, "quantize_static": QUANTIZE_STATIC}
 _GRAPHS = "random graphs"
 _TRIED = 4
+_SHOWN = Path(__file__).parent / "peers" / "shown"
+_SHOWN_FROM_PAGE = "../../benchmarks/peers/shown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +100,29 @@ def written_scripts(peer: Peer, defects: list[Defect], seed: int) -> Iterator[tu
         if defect.subject == _GRAPHS and (defect.checks, defect.signature) in shown:
             yield defect, "as for the ops"
             continue
+        path = folder / f"{defect.name}.py"
         try:
             text = min((_script(peer, scenarios[o.id], o, seed) for o in defect.outcomes[:_TRIED]), key=len)
         except Exception as e:  # noqa: BLE001  # a peer may raise anything
             kind = "" if isinstance(e, QuantizerError) else f"{type(e).__name__}: "
-            yield defect, f"no script: {kind}{str(e).split(',')[0].splitlines()[0]}"
-            continue
-        path = folder / f"{defect.name}.py"
-        path.write_text(text, encoding="utf-8")
-        result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False)
-        if result.returncode == 1:
-            yield defect, f"[shown]({peer.page}/{path.name})"
+            words = f"no script: {kind}{str(e).split(',')[0].splitlines()[0]}"
         else:
+            path.write_text(text, encoding="utf-8")
+            if _shows(path):
+                yield defect, f"[shown]({peer.page}/{path.name})"
+                continue
             path.unlink()
-            yield defect, "no code shows it: the check looks at the quantizer"
+            words = "no code shows it: the check looks at the quantizer"
+        hand = next(
+            (script for pattern, script in peer.shown.items() if fnmatch.fnmatchcase(defect.name, pattern)), None
+        )
+        yield defect, words if hand is None or not _shows(_SHOWN / hand) else f"[shown]({_SHOWN_FROM_PAGE}/{hand})"
+
+
+def _shows(script: Path) -> bool:
+    """Whether a script, run, says that the defect is there."""
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    return result.returncode == 1 and "Traceback" not in result.stderr
 
 
 def _script(peer: Peer, scenario: Scenario, outcome: Outcome, seed: int) -> str:
@@ -125,6 +137,12 @@ def _part(report: Report) -> str:
     return f"Only {len(report.outcomes)} cases were run: `{'`, `'.join(patterns[:3])}`{more}."
 
 
+def _others(peer: Peer) -> list[str]:
+    """Return the line that names the other peers' pages, if there are any."""
+    others = [other for other in _PEERS.values() if other is not peer and (_DOCUMENTS / f"{other.page}.md").exists()]
+    return [f"Others: {', '.join(f'[{other.title}]({other.page}.md)' for other in others)}.", ""] if others else []
+
+
 def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str:
     """Return the page of a peer."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in peer.packages)
@@ -132,6 +150,8 @@ def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str
         f"# {peer.title}",
         "",
         *peer.introduction,
+        "",
+        *_others(peer),
         f"Written by `python benchmarks/judge_peers.py` ({versions},",
         f"{report.environment['isa']}, seed {report.seed}). Cases come from what it claims when all ops of the corpus",
         "are offered to it.",
@@ -147,13 +167,14 @@ def document(peer: Peer, report: Report, shown: list[tuple[Defect, str]]) -> str
         lines.append(f"| {level.name} | {counts} | {'yes' if level.reached else 'no'} |")
     lines += [
         "",
-        "UNKNOWN are cases whose program cannot be lowered, loaded or run; the D1 case beside each says why.",
+        "UNKNOWN are cases that nothing can look at: no program is made (the D1 or C1 case beside it says why), the op",
+        "has no exact form here, or the profile does not say how a kernel rounds that the peer alone asks for.",
         "MISTRUSTED are cases that prove nothing: with a float bias a channel may be more than half a step off.",
         "",
         "## What falls short",
         "",
-        "One line for each check, kind of shortfall and op. A script holds the quantized graph as torch code and needs",
-        f"{' and '.join(peer.packages)} alone: it exits with 1 where the defect is there, as it did here.",
+        "One line for each check, kind of shortfall and op. A script needs no package of",
+        "ours: it exits with 1 where the defect is there, as it did when this page was written.",
         "",
         "| Check | Op | Cases | What was found, in the first of them | Script |",
         "|---|---|---|---|---|",

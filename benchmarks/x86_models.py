@@ -41,7 +41,7 @@ def measure_apart(name: str, programs: list[str], rounds: int) -> Measured:
 def main(
     models: Annotated[list[str] | None, typer.Option(help="Names of models to measure; all by default.")] = None,
     programs: Annotated[list[str] | None, typer.Option(help="Names of programs to make; all by default.")] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Timed rounds; 0 measures no latency.")] = 15,
+    rounds: Annotated[int, typer.Option(min=0, help="Timed rounds; 0 measures no latency.")] = 45,
     out: Annotated[Path | None, typer.Option("--json", help="Where to put the figures.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Write docs/x86-models.md and its picture.")] = False,
 ) -> None:

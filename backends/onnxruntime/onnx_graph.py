@@ -26,6 +26,11 @@ CONTRIB = "com.microsoft"
 _IR_VERSION = 10
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 _PRODUCER = "quantizer_sdk"
+_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""These stand beside the op of the user's that they belong to, and say nothing of their own."""
+
+_SHARED_SIZE = 4096
+"""The most numbers of a constant that is compared with those before it."""
 
 
 @contextlib.contextmanager
@@ -63,6 +68,7 @@ class OnnxGraph:
         self._inputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
+        self._shared: dict[tuple[Any, ...], ir.Value] = {}
         self._taken: set[str] = set()
 
     def require_opset(self, version: int) -> None:
@@ -76,10 +82,19 @@ class OnnxGraph:
         return value
 
     def constant(self, name: str, tensor: torch.Tensor) -> ir.Value:
-        """Add an initializer; the tensor is not copied."""
+        """Return an initializer of these numbers: a new one, whose tensor is not copied, or a small one that is there.
+
+        A quantize and the dequantizes behind it share their scale and zero point.
+        """
         from onnx_ir.tensor_adapters import TorchTensor
 
-        return self._stored(TorchTensor(tensor.detach().contiguous(), name=self._unique(name)))
+        found = tensor.detach().contiguous()
+        if found.numel() > _SHARED_SIZE:
+            return self._stored(TorchTensor(found, name=self._unique(name)))
+        key = (found.dtype, tuple(found.shape), found.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if key not in self._shared:
+            self._shared[key] = self._stored(TorchTensor(found, name=self._unique(name)))
+        return self._shared[key]
 
     def constant_int4(self, name: str, codes: torch.Tensor) -> ir.Value:
         """Add an initializer of 4-bit integers, two a byte.
@@ -118,7 +133,7 @@ class OnnxGraph:
             domain=domain,
             num_outputs=results,
             name=self._unique(name),
-            metadata_props=dict(self.origin),
+            metadata_props={} if kind in _CONVERSIONS else dict(self.origin),
         )
         for place, result in enumerate(node.outputs):
             result.name = str(node.name) if place == 0 else self._unique(f"{node.name}_{place}")
@@ -161,7 +176,11 @@ class OnnxGraph:
         if any(node.domain == CONTRIB for node in graph):
             graph.opset_imports[CONTRIB] = 1
         model = self._ir.Model(graph, ir_version=_IR_VERSION, producer_name=_PRODUCER, producer_version=_version())
-        return bytes(self._ir.to_proto(model).SerializeToString())
+        proto = self._ir.to_proto(model)
+        described = [info for info in proto.graph.value_info if info.name not in graph.initializers]
+        del proto.graph.value_info[:]  # initializers say their types themselves
+        proto.graph.value_info.extend(described)
+        return bytes(proto.SerializeToString())
 
     def _drop_unused(self, graph: ir.Graph) -> None:
         """Drop nodes and initializers without a use: dequantizes of what an integer operator took as it was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models.x86_measure import Figures, Measured
+from models.x86_measure import Figures, Measured, Speed
 
 __all__ = ["missed"]
 
@@ -41,18 +41,18 @@ def _missed(result: Measured) -> Iterator[str]:
         if "ours" in name:
             yield from (f"{name}: {words}" for words in _alone(figures))
     for (model, name, other), floor in _FASTER.items():
-        ratio = _ratio(programs, other, name)
-        if model == result.name and ratio is not None and ratio < floor:
-            yield f"{name} is {ratio:.2f}x as fast as {other}, below {floor}x"
-    ratio = _ratio(programs, "onnx quantize_static", "onnx ours")
-    if ratio is not None and ratio < 1:
-        yield f"onnx ours is {ratio:.2f}x as fast as quantize_static"
+        speed = _speed(programs, name, other)
+        if model == result.name and speed is not None and speed.median < floor:
+            yield f"{name} is {speed} as fast as {other}, below {floor}x"
+    speed = result.against_static
+    if speed is not None and speed.median < 1:
+        yield f"onnx ours is {speed} as fast as quantize_static"
     ours, static = programs.get("onnx ours"), programs.get("onnx quantize_static")
     if ours is not None and static is not None and None not in (ours.sqnr, static.sqnr) and ours.sqnr < static.sqnr:  # type: ignore[operator]
         yield f"onnx ours has {ours.sqnr:.1f} dB, quantize_static {static.sqnr:.1f} dB"
-    ratio = _ratio(programs, "eager ours", "inductor ours")
-    if ratio is not None and ratio > _EAGER_OF_INDUCTOR:
-        yield f"eager ours takes {ratio:.2f}x the time of inductor's, above {_EAGER_OF_INDUCTOR}x"
+    speed = _speed(programs, "inductor ours", "eager ours")
+    if speed is not None and speed.median > _EAGER_OF_INDUCTOR:
+        yield f"eager ours takes {speed} the time of inductor's, above {_EAGER_OF_INDUCTOR}x"
     for name, other in _FLOATS.items():
         mine, whole = programs.get(name), programs.get(other)
         if mine is not None and whole is not None and mine.size and whole.size and mine.size > _SIZE * whole.size:
@@ -85,7 +85,6 @@ def _alone(figures: Figures) -> Iterator[str]:
         yield f"{figures.left_float} of {figures.layers} layers are left float"
 
 
-def _ratio(programs: dict[str, Figures], slower: str, faster: str) -> float | None:
-    """Return how many times the one's latency is the other's; None where one was not measured."""
-    latencies = [programs[name].latency if name in programs else None for name in (slower, faster)]
-    return latencies[0] / latencies[1] if latencies[0] and latencies[1] else None
+def _speed(programs: dict[str, Figures], name: str, other: str) -> Speed | None:
+    """Return how many times as fast as another program one is; None where one was not measured."""
+    return programs[name].speed(programs[other]) if name in programs and other in programs else None

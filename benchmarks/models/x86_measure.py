@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,18 +15,38 @@ from typing import Any
 
 import torch
 
+from models.duel import duel
 from models.entry import Entry
 from models.outputs import flat
 from models.x86_programs import PROGRAMS, Subject, X86Program
 from models.x86_zoo import ENTRIES, TRANSFORMERS, WITH_OUTLIERS, WITH_TRAINED_DEPTHWISE
 from quantizer_sdk import smooth_quant
-from quantizer_sdk.demo.metrics import interleaved_medians, noise_percent, sqnr_db
+from quantizer_sdk.demo.metrics import interleaved_times, median_interval, noise_percent, sqnr_db
 from quantizer_sdk.errors import MissingDependencyError
 
-__all__ = ["Figures", "Measured", "measure"]
+__all__ = ["Figures", "Measured", "Speed", "measure"]
 
 _WARM_UP = 3
 _ROUND_SECONDS = 0.02
+_DUEL = ("onnx ours", "onnx quantize_static")
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How many times as fast as another program one is.
+
+    Attributes:
+        median: Of their ratios, in the same round or the same process.
+        low: From here to
+        high: here the true median lies, 19 times of 20.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f}x ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(kw_only=True)
@@ -34,7 +55,7 @@ class Figures:
 
     Attributes:
         error: What went wrong.
-        latency: Median of one call, in ms of CPU time on one thread.
+        times: Of one call in each round, in ms of CPU time on one thread.
         seconds: That quantizing, lowering and the first call took, and
         lowering: without calibration; None where nothing is quantized.
         sqnr: Of its outputs against the float model, in dB.
@@ -50,7 +71,7 @@ class Figures:
     """
 
     error: str | None = None
-    latency: float | None = None
+    times: list[float] = field(default_factory=list)
     seconds: float | None = None
     sqnr: float | None = None
     cosine: float | None = None
@@ -63,6 +84,18 @@ class Figures:
     layers: int | None = None
     left_float: int | None = None
 
+    @property
+    def latency(self) -> float | None:
+        """The median of `times`; None if not timed."""
+        return statistics.median(self.times) if self.times else None
+
+    def speed(self, other: Figures) -> Speed | None:
+        """Return how many times as fast as another program this one is; None where one was not timed."""
+        if not self.times or not other.times:
+            return None
+        ratios = [theirs / own for own, theirs in zip(self.times, other.times, strict=True)]
+        return Speed(statistics.median(ratios), *median_interval(ratios))
+
 
 @dataclass(kw_only=True)
 class Measured:
@@ -72,11 +105,18 @@ class Measured:
         name: The model's.
         skipped: Why it was not measured.
         programs: By name, of `PROGRAMS`.
+        duel: How many times as fast as `quantize_static`'s file our ONNX file is, in each of several processes.
     """
 
     name: str
     skipped: str | None = None
+    duel: list[float] = field(default_factory=list)
     programs: dict[str, Figures] = field(default_factory=dict)
+
+    @property
+    def against_static(self) -> Speed | None:
+        """How many times as fast as `quantize_static`'s file our ONNX file is; None if not timed."""
+        return Speed(statistics.median(self.duel), *median_interval(self.duel)) if self.duel else None
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Measured:
@@ -123,8 +163,10 @@ def measure(entry: Entry, names: tuple[str, ...], rounds: int, *, size: int | No
             except Exception as e:  # noqa: BLE001  # a peer's failures are of any kind, and are what is to be reported
                 figures.error = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
         if rounds and made:
-            for name, latency in _latencies(made, held_out[0], rounds).items():
-                result.programs[name].latency = latency
+            for name, times in _times(made, held_out[0], rounds).items():
+                result.programs[name].times = times
+        if rounds and set(_DUEL) <= made.keys():
+            result.duel = duel(*(made[name].file or b"" for name in _DUEL), held_out[0])
     return result
 
 
@@ -157,8 +199,8 @@ def _judged(
     return program
 
 
-def _latencies(programs: dict[str, X86Program], example: tuple[torch.Tensor, ...], rounds: int) -> dict[str, float]:
-    """Return medians of one call in ms; short calls are repeated within a round, so that the clock sees enough."""
+def _times(programs: dict[str, X86Program], example: tuple[torch.Tensor, ...], rounds: int) -> dict[str, list[float]]:
+    """Return one call's ms in each round; short calls are repeated within a round, so that the clock sees enough."""
 
     def timed(program: X86Program) -> float:
         start = time.process_time()
@@ -176,15 +218,15 @@ def _latencies(programs: dict[str, X86Program], example: tuple[torch.Tensor, ...
             run(*example)
 
     turns: dict[str, Callable[[], object]] = {name: functools.partial(repeated, name) for name in programs}
-    medians = interleaved_medians(turns, repeats=rounds, warmup=_WARM_UP, clock=time.process_time)
-    return {name: milliseconds / calls[name] for name, milliseconds in medians.items()}
+    found = interleaved_times(turns, repeats=rounds, warmup=_WARM_UP, clock=time.process_time)
+    return {name: [milliseconds / calls[name] for milliseconds in times] for name, times in found.items()}
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(ENTRIES))
     parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=45)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     found = measure(ENTRIES[options.name], tuple(options.programs), options.rounds)

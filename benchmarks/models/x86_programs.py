@@ -60,6 +60,7 @@ class X86Program:
         left_float: How many convolutions and linears the quantizer left float, and
         layers: how many there are.
         graph: The q/dq graph that it is made of.
+        file: The ONNX file that it is.
     """
 
     run: Run
@@ -69,6 +70,7 @@ class X86Program:
     left_float: int | None = None
     layers: int | None = None
     graph: GraphModule | None = None
+    file: bytes | None = None
 
 
 _GEMMS = ("conv1d", "conv2d", "conv3d", "linear", "addmm", "mm")
@@ -97,6 +99,7 @@ def _of(program: Any, graph: GraphModule | None = None) -> X86Program:
         left_float=None if graph is None else sum(op.state == "float" for op in layers),
         layers=None if graph is None else sum(op.state != "folded" for op in layers),
         graph=graph,
+        file=getattr(program, "buffer", None),
     )
 
 

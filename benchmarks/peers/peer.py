@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from quantizer_sdk import Backend
 
@@ -20,6 +21,8 @@ class Peer:
         title: The page's.
         introduction: Sentences about it, in lines.
         packages: The packages whose versions the page names.
+        shown: By a pattern of a defect's name, as `fnmatch` reads it: a script beside this file, in `shown`, that shows
+            it by these packages alone where no written script does.
     """
 
     backend: Backend
@@ -28,3 +31,4 @@ class Peer:
     title: str
     introduction: tuple[str, ...]
     packages: tuple[str, ...]
+    shown: Mapping[str, str] = field(default_factory=dict)

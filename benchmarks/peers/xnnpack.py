@@ -64,7 +64,7 @@ XNNPACK = Peer(
     backend=PEER,
     where="peers.xnnpack:PEER",
     page="peers",
-    title="Peers judged",
+    title="ExecuTorch's quantizer for XNNPACK, judged",
     introduction=(
         "ExecuTorch's own `XNNPACKQuantizer`, per channel and per tensor, runs unmodified on our engine, its graphs on",
         "the kernels that ours run on.",

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-__all__ = ["agreement", "interleaved_medians", "noise_percent", "power", "sqnr_db", "to_db", "top1"]
+__all__ = [
+    "agreement",
+    "interleaved_medians",
+    "interleaved_times",
+    "median_interval",
+    "noise_percent",
+    "power",
+    "sqnr_db",
+    "to_db",
+    "top1",
+]
+
+_TAIL = 0.025
+"""How seldom a median may lie beyond one end of its interval."""
 
 
 def power(tensor: torch.Tensor) -> float:
@@ -58,17 +72,17 @@ def agreement(logits: torch.Tensor, reference: torch.Tensor) -> int:
     return top1(logits, reference.argmax(dim=1))
 
 
-def interleaved_medians(
+def interleaved_times(
     programs: Mapping[str, Callable[[], object]],
     *,
     repeats: int,
     warmup: int = 5,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """Time programs in turn, one call of each a round, and return each one's median in milliseconds.
+) -> dict[str, list[float]]:
+    """Time programs in turn, one call of each a round, and return the milliseconds of each one's rounds.
 
-    In turn, so that a machine that slows down slows all of them; every round starts with the next program, so that
-    none always runs in the same other's wake.
+    In turn, so that a machine that slows down slows all of them: compare what was measured in the same round. Every
+    round has an order of its own, drawn from a fixed seed, so that none always runs in the same other's wake.
 
     Args:
         programs: What to call, by name.
@@ -76,17 +90,42 @@ def interleaved_medians(
         warmup: Rounds before them that are not timed.
         clock: Returns seconds.
     """
+    order = random.Random(0)  # noqa: S311  nothing here is secret
     names = list(programs)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    milliseconds: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(warmup + repeats):
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order.sample(names, len(names)):
             start = clock()
             programs[name]()
             elapsed = clock() - start
             if round_number >= warmup:
-                seconds[name].append(elapsed)
-    return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
+                milliseconds[name].append(1e3 * elapsed)
+    return milliseconds
+
+
+def interleaved_medians(
+    programs: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Return the median of each program's `interleaved_times`, which has the same arguments, in milliseconds."""
+    times = interleaved_times(programs, repeats=repeats, warmup=warmup, clock=clock)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return two of the values between which the true median lies at least 19 times of 20, or all of them if too few.
+
+    It assumes no distribution: the median has as many values on either side as a fair coin has heads.
+    """
+    count, ordered = len(values), sorted(values)
+    rank, chance = 0, 0.0
+    while (chance := chance + math.comb(count, rank) / 2**count) <= _TAIL:
+        rank += 1
+    outside = max(rank - 1, 0)
+    return ordered[outside], ordered[count - 1 - outside]
 
 
 def _difference(reference: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:

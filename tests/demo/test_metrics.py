@@ -1,10 +1,20 @@
 import math
-from itertools import count
+from collections import Counter
+from itertools import count, pairwise
+from math import comb
 
 import pytest
 import torch
 
-from quantizer_sdk.demo.metrics import agreement, interleaved_medians, noise_percent, sqnr_db, top1
+from quantizer_sdk.demo.metrics import (
+    agreement,
+    interleaved_medians,
+    interleaved_times,
+    median_interval,
+    noise_percent,
+    sqnr_db,
+    top1,
+)
 
 
 def test_sqnr_of_hand_computed_numbers():
@@ -58,11 +68,29 @@ def test_top1_and_agreement():
     assert agreement(logits, torch.tensor([[0.0, 9.0], [9.0, 0.0], [9.0, 0.0]])) == 2
 
 
-def test_programs_run_in_turn_and_each_leads_in_its_round():
+def test_programs_run_once_a_round_and_each_in_the_wake_of_each_other():
     calls = []
     programs = {name: lambda name=name: calls.append(name) for name in ("a", "b", "c")}
-    interleaved_medians(programs, repeats=2, warmup=1)
-    assert "".join(calls) == "abcbcacab"
+    times = interleaved_times(programs, repeats=58, warmup=2)
+    assert {name: len(found) for name, found in times.items()} == {"a": 58, "b": 58, "c": 58}
+    rounds = [calls[place : place + 3] for place in range(0, len(calls), 3)]
+    assert len(rounds) == 60
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    wakes = Counter(pair for order in rounds for pair in pairwise(order))
+    assert len(wakes) == 6
+    assert min(wakes.values()) >= 10
+
+
+def test_the_median_lies_between_values_that_leave_too_few_on_either_side():
+    # Of 15 values fewer than 4 lie below the median once in 57 times, fewer than 5 once in 17.
+    assert median_interval([float(value) for value in range(15)]) == (3.0, 11.0)
+    assert median_interval([2.0, 9.0, 4.0]) == (2.0, 9.0)
+    assert median_interval([7.0]) == (7.0, 7.0)
+    for size in range(6, 60):
+        low, high = map(int, median_interval([float(value) for value in range(size)]))
+        assert low == size - 1 - high
+        missed = sum(comb(size, below) for below in range(low + 1))
+        assert 40 * missed <= 2**size < 40 * (missed + comb(size, low + 1))
 
 
 def test_the_median_is_in_milliseconds_and_leaves_the_warmup_out():

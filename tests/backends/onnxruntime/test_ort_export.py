@@ -1,5 +1,7 @@
 """`export_onnx`: what the file says, and `run_onnx`, which runs it."""
 
+from collections import Counter
+
 import onnx
 import pytest
 import torch
@@ -77,10 +79,25 @@ def test_the_file_says_where_it_comes_from(tmp_path):
     modules, sources = set(), set()
     for node in model.graph.node:
         said = {entry.key: entry.value for entry in node.metadata_props}
+        assert not (said and node.op_type in {"QuantizeLinear", "DequantizeLinear"})
         modules.add(said.get(MODULE_KEY))
         sources.add(said.get(SOURCE_KEY, "").rpartition(": ")[2])
     assert {"layer.0", "layer.2"} <= modules
     assert "scores = self.layer(tokens)" in sources
+
+
+def test_equal_constants_are_stored_once_and_described_by_themselves(tmp_path):
+    path = tmp_path / "model.onnx"
+    export_onnx(quantized(), INPUTS, path, dynamic_shapes=SHAPES)
+    graph = onnx.load(path).graph
+    contents = Counter((t.data_type, tuple(t.dims), t.raw_data) for t in graph.initializer)
+    assert max(contents.values()) == 1
+    assert not {info.name for info in graph.value_info} & {tensor.name for tensor in graph.initializer}
+    pairs = {}
+    for node in graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            pairs.setdefault(node.op_type, set()).add(tuple(node.input[1:3]))
+    assert pairs["QuantizeLinear"] & pairs["DequantizeLinear"]
 
 
 @pytest.mark.parametrize("mode", ["ort", "portable"])
