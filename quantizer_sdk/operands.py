@@ -58,7 +58,9 @@ def give_by_position(node: Node) -> None:
     last = max((index for index, item in enumerate(items[:count]) if item.name in node.kwargs), default=-1)
     if last >= len(node.args):
         node.args = tuple(argument(node, item.name) for item in items[: last + 1])
-        node.kwargs = {name: value for name, value in node.kwargs.items() if name not in {i.name for i in items[: last + 1]}}
+        node.kwargs = {
+            name: value for name, value in node.kwargs.items() if name not in {i.name for i in items[: last + 1]}
+        }
 
 
 def tensor_operands(node: Node) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -84,9 +84,7 @@ class HiddenCalls:
                 reader.replace_input_with(operand, node)
             again[call.node] = node
         shown = set(again.values())
-        return {
-            call.operand: tuple(_chain(call.operand, shown)) for call in self._hidden if call.operand not in again
-        }
+        return {call.operand: tuple(_chain(call.operand, shown)) for call in self._hidden if call.operand not in again}
 
 
 def _chain(node: Node, shown: set[Node]) -> Iterator[Node]:

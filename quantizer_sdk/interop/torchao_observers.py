@@ -65,8 +65,10 @@ class _Wrapped:
         """Write the ops of one call; for the first one of a model the qparams of all are chosen, as some derive."""
         writer = model.meta.get(_WRITER_KEY)
         if writer is None:
-            modules = {
-                name: module.inner for name, module in model._modules.items() if getattr(module, "writes", False)
+            modules = {  # by every name: torchao gives an observer another one at each of its points
+                name: unwrapped(module)
+                for name, module in model.named_modules(remove_duplicate=False)
+                if isinstance(module, _Wrapped) and module.__dict__["writes"]
             }
             calls = [node for node in model.graph.nodes if node.op == "call_module" and node.target in modules]
             writer = model.meta[_WRITER_KEY] = _Writer(QDQWriter(model, calls, modules), len(calls))
@@ -109,15 +111,16 @@ class WrappedFakeQuantize(_Wrapped, torchao.FakeQuantizeBase):  # type: ignore[m
         self.inner.enable_observer(enabled)  # type: ignore[operator]
 
 
-def wrapped(module: nn.Module, *, writes: bool = False) -> nn.Module:
+def wrapped(module: Any, *, writes: bool = False) -> nn.Module:
     """Return an observer or fake quantizer as torchao's engine takes it; one of torchao's as it is.
 
     Args:
         module: It.
         writes: Whether it writes its own ops even where torchao could.
     """
-    if isinstance(module, (torchao.ObserverBase, torchao.FakeQuantizeBase, torchao.AffineQuantizedObserverBase)):
-        return module
+    theirs = (torchao.ObserverBase, torchao.FakeQuantizeBase, torchao.AffineQuantizedObserverBase)
+    if isinstance(module, theirs):
+        return module  # type: ignore[no-any-return]
     writes = writes or not _known_to_torchao(module)
     if isinstance(module, FakeQuantizeBase):
         return WrappedFakeQuantize(module, writes=writes)
@@ -126,7 +129,7 @@ def wrapped(module: nn.Module, *, writes: bool = False) -> nn.Module:
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """Return what `wrapped` was given."""
-    return module.inner if isinstance(module, _Wrapped) else module  # type: ignore[return-value]
+    return module.inner if isinstance(module, _Wrapped) else module
 
 
 def _known_to_torchao(observer: Any) -> bool:
@@ -135,7 +138,11 @@ def _known_to_torchao(observer: Any) -> bool:
         return False
     if observer.dtype is torch.float32:
         return True
-    if is_cast(observer.dtype) or observer.dtype not in INTEGER_RANGES or storage_dtype(observer.dtype) != observer.dtype:
+    if (
+        is_cast(observer.dtype)
+        or observer.dtype not in INTEGER_RANGES
+        or storage_dtype(observer.dtype) != observer.dtype
+    ):
         return False
     granularity, by_channel = granularity_of_observer(observer), observer.qscheme in PER_CHANNEL_SCHEMES
     if getattr(observer, "is_dynamic", False):

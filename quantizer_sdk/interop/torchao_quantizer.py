@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import quantizer as torchao
 
+from quantizer_sdk.constants import Constants
 from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.errors import NothingAnnotatedError, UnsupportedError
 from quantizer_sdk.fake_quantize.create import create_fake_quantize
@@ -80,7 +79,7 @@ class OnTorchao(torchao.Quantizer):  # type: ignore[misc]  # torchao has no type
         if hidden is not None:
             _refuse_derived(plan, hidden.layers)
             place_of = _places(plan, hidden.show())
-            _run_derived_late(plan)
+            place_of |= _read_derived_late(model, plan)
         annotate_for_torchao(model, plan, place_of, self._create, kept)
         return model
 
@@ -117,8 +116,8 @@ class OnTorchao(torchao.Quantizer):  # type: ignore[misc]  # torchao has no type
         for node in graph.graph.nodes:
             if ANNOTATION_KEY in node.meta:
                 message = (
-                    f"{name_of(self.quantizer)} annotated {describe(node)}, inside control flow, where torchao's engine "
-                    "would pass over it; prepare this model with quantizer_sdk.prepare_pt2e"
+                    f"{name_of(self.quantizer)} annotated {describe(node)}, inside control flow, where torchao's "
+                    "engine would pass over it; prepare this model with quantizer_sdk.prepare_pt2e"
                 )
                 raise UnsupportedError(message)
 
@@ -135,7 +134,7 @@ def _refuse_derived(plan: Plan, layers: set[Node]) -> None:
             message = (
                 f"{describe_point(point)}: {describe(point[1])} has a batch norm behind it and a bias with derived "
                 "qparams; torchao's engine folds the norm after training, when the bias has been rounded. Leave the "
-                "bias float, with dataclasses.replace(config, bias=None), or prepare with quantizer_sdk.prepare_qat_pt2e"
+                "bias float, by dataclasses.replace(config, bias=None), or prepare with quantizer_sdk.prepare_qat_pt2e"
             )
             raise UnsupportedError(message)
 
@@ -166,12 +165,22 @@ def _places(plan: Plan, followers: dict[Node, tuple[Node, ...]]) -> dict[EdgeOrN
     return place_of
 
 
-def _run_derived_late(plan: Plan) -> None:
-    """Read constants with derived qparams right before their reader: in training their sources must have run.
+def _read_derived_late(model: GraphModule, plan: Plan) -> dict[EdgeOrNode, EdgeOrNode]:
+    """Let readers of constants with derived qparams read them by nodes of their own, right before them.
 
-    torchao's engine puts an observer right behind what it watches.
+    In training their sources must have run, and torchao's engine puts an observer right behind what it watches.
+
+    Returns:
+        Where these points lie now.
     """
+    constants = Constants(model)
+    place_of: dict[EdgeOrNode, EdgeOrNode] = {}
     for group in plan.groups:
         for point in group.points if isinstance(group.spec, DerivedQuantizationSpec) else ():
-            if isinstance(point, tuple) and point[0].op == "get_attr" and len(point[0].users) == 1:
-                point[1].prepend(point[0])
+            if isinstance(point, tuple) and point[0].op == "get_attr":
+                with model.graph.inserting_before(point[1]):
+                    own = constants.again(str(point[0].target), like=point[0])
+                point[1].replace_input_with(point[0], own)
+                constants.release(point[0])
+                place_of[point] = own, point[1]
+    return place_of

@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import quantizer as torchao
 
 from quantizer_sdk.errors import UnsupportedError
-from quantizer_sdk.interop.torchao_observers import Maker, wrapped
 from quantizer_sdk.granularity import PerTensor
+from quantizer_sdk.interop.torchao_observers import Maker, unwrapped, wrapped
 from quantizer_sdk.match import is_constant
 from quantizer_sdk.operands import give_by_position
 from quantizer_sdk.plan import Plan
@@ -72,9 +72,7 @@ def annotate_for_torchao(
         )
 
 
-def _annotated(
-    model: GraphModule, group_of: Mapping[EdgeOrNode, int]
-) -> Iterator[tuple[Node, list[Node], bool]]:
+def _annotated(model: GraphModule, group_of: Mapping[EdgeOrNode, int]) -> Iterator[tuple[Node, list[Node], bool]]:
     """Yield every node with points: those of its operands that have one, and whether its result has."""
     for node in model.graph.nodes:
         inputs = [source for source in node.all_input_nodes if (source, node) in group_of]
@@ -101,14 +99,12 @@ def _spec(plan: Plan, index: int, made: list[Maker], create: Create, *, writes: 
 
     def make() -> nn.Module:
         derived_from = spec.derived_from if isinstance(spec, DerivedQuantizationSpec) else ()
-        sources = [made[plan.group_of[source]]().inner for source in derived_from]
+        sources = [unwrapped(made[plan.group_of[source]]()) for source in derived_from]
         inner = create(spec, location_of(group.points), sources, shape_of(group.root))
         return wrapped(inner, writes=writes and of_weights)
 
     made.append(Maker(make))
-    fields = {
-        name: getattr(spec, name, None) for name in ("dtype", "quant_min", "quant_max", "qscheme", "ch_axis")
-    }
+    fields = {name: getattr(spec, name, None) for name in ("dtype", "quant_min", "quant_max", "qscheme", "ch_axis")}
     # torchao looks for its own ops of run-time qparams, to describe them, where a spec is dynamic
     is_dynamic = getattr(spec, "is_dynamic", False) and isinstance(granularity_of(spec), PerTensor)
     return torchao.QuantizationSpec(observer_or_fake_quant_ctr=made[-1], is_dynamic=is_dynamic, **fields)
