@@ -66,7 +66,7 @@ class _Wrapped:
         writer = model.meta.get(_WRITER_KEY)
         if writer is None:
             modules = {  # by every name: torchao gives an observer another one at each of its points
-                name: unwrapped(module)
+                name: module.inner
                 for name, module in model.named_modules(remove_duplicate=False)
                 if isinstance(module, _Wrapped) and module.__dict__["writes"]
             }
