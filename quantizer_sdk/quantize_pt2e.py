@@ -24,7 +24,7 @@ from quantizer_sdk.passes.insert_observers import insert_observers
 from quantizer_sdk.passes.move_constants import lift_constants, sink_constants
 from quantizer_sdk.passes.observers_to_qdq import observers_to_qdq
 from quantizer_sdk.passes.reference_representation import reference_representation
-from quantizer_sdk.passes.remove_guards import remove_guards
+from quantizer_sdk.passes.remove_guards import put_guards, remove_guards, take_guards
 from quantizer_sdk.passes.remove_identities import remove_identities
 from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
 from quantizer_sdk.passes.train_batch_norm import count_batches, hide_batch_norm, settle_batch_norm, show_batch_norm
@@ -65,6 +65,7 @@ def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModu
 
 
 def _annotate(model: GraphModule, quantizer: Quantizer, copy: Callable[[GraphModule], GraphModule]) -> GraphModule:
+    guards = take_guards(model)
     result = _on_every_graph(model, quantizer.transform_for_annotation)
     if result is not model:
         result = copy(result)  # which makes it a module of the kind that `model` is
@@ -74,6 +75,8 @@ def _annotate(model: GraphModule, quantizer: Quantizer, copy: Callable[[GraphMod
         result = _on_every_graph(result, quantizer.annotate)
     for _path, graph in graphs_of(result):
         quantizer.validate(graph)
+    if guards is not None:
+        put_guards(result, guards)
     return result
 
 
