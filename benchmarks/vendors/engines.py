@@ -81,7 +81,7 @@ def _tried(run: Callable[[], GraphModule]) -> Converted:
         warnings.simplefilter("ignore")
         try:
             return Converted(run())
-        except Exception as e:  # of a vendor's code or of an engine: the table says which
+        except Exception as e:  # noqa: BLE001  # of a vendor's code or of an engine: the table says which
             return Converted(None, f"{type(e).__name__}: {e}")
 
 
@@ -148,7 +148,7 @@ def _expressions(models: Sequence[GraphModule]) -> dict[Node, int]:
             if node.op == "get_attr":
                 path, _, name = node.target.rpartition(".")
                 tensor = getattr(model.get_submodule(path), name)
-                key = ("constant", tensor.dtype, tuple(tensor.shape), tuple(tensor.flatten().tolist()))
+                key = ("constant", tensor.is_floating_point(), tuple(tensor.shape), tuple(tensor.flatten().tolist()))
             else:
                 key = (node.op, str(node.target), of(node.args), of(tuple(sorted(node.kwargs.items()))))
             numbers[node] = known.setdefault(key, len(known))

@@ -164,9 +164,7 @@ VENDORS: dict[str, Vendor] = {
     "OpenVINO, mixed": _openvino("INT8_MIXED"),
     "OpenVINO, transformer": _openvino("INT8_TRANSFORMER"),
     "OpenVINO, weights": _openvino("INT8WO_ASYM"),
-    "Qualcomm, 8a8w": Vendor(
-        module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_8a8w"), trains=True
-    ),
+    "Qualcomm, 8a8w": Vendor(module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_8a8w"), trains=True),
     "Qualcomm, 16a8w": Vendor(module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_16a8w")),
     "Samsung Exynos": Vendor(module=_ET + "samsung.quantizer.quantizer", make=_samsung, trains=True),
     "MediaTek Neuropilot": Vendor(
@@ -178,9 +176,7 @@ VENDORS: dict[str, Vendor] = {
     "Core ML, affine": Vendor(
         module=_ET + "apple.coreml.quantizer._coreml_quantizer", make=_coreml("affine"), trains=True
     ),
-    "Core AI": Vendor(
-        module=_ET + "apple.coreai.quantizer.quantizer", make=lambda m, _is_qat: m.CoreAIQuantizer(None)
-    ),
+    "Core AI": Vendor(module=_ET + "apple.coreai.quantizer.quantizer", make=lambda m, _is_qat: m.CoreAIQuantizer(None)),
     "Cadence, default": _cadence("CadenceDefaultQuantizer", trains=True),
     "Cadence, layer norm": _cadence("CadenceWithLayerNormQuantizer"),
     "Cadence, wake word": _cadence("CadenceWakeWordQuantizer", trains=True),
@@ -221,6 +217,6 @@ def why_not(vendor: Vendor) -> str | None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             vendor.make(importlib.import_module(vendor.module), False)
-    except Exception as e:  # whatever the vendor's import raises
+    except Exception as e:  # noqa: BLE001  # whatever the vendor's import raises
         return f"{type(e).__name__}: {str(e).splitlines()[0]}"
     return None
