@@ -45,12 +45,21 @@ def exported(name: str, vendor: Vendor, *, training: bool) -> tuple[GraphModule,
     return torch.export.export(module, (batches[0],)).module(), batches
 
 
-def on_ours(model: GraphModule, vendor: Vendor, batches: Sequence[torch.Tensor], *, training: bool) -> Converted:
-    """Quantize a model on this library's engine."""
+def on_ours(
+    model: GraphModule,
+    vendor: Vendor,
+    batches: Sequence[torch.Tensor],
+    *,
+    training: bool,
+    adjust: Callable[[GraphModule], None] | None = None,
+) -> Converted:
+    """Quantize a model on this library's engine; `adjust` may change the prepared model."""
     prepare = q.prepare_qat_pt2e if training else q.prepare_pt2e
 
     def run() -> GraphModule:
         prepared = prepare(model, _quantizer(vendor, training=training))
+        if adjust is not None:
+            adjust(prepared)
         _feed(prepared, batches, training=training)
         return q.convert_pt2e(prepared.eval() if training else prepared)
 
@@ -105,11 +114,13 @@ class Difference:
         expressions: Whether what they compute differs somewhere, in ops or in constants.
         ops: Which ops one has more often than the other: how often more here than on torchao's engine.
         outputs: Whether results on random inputs differ in any bit.
+        constants: Whether they agree once quantized constants are computed on both sides.
     """
 
     expressions: bool
     ops: tuple[tuple[str, int], ...]
     outputs: bool
+    constants: bool = False
 
     @property
     def none(self) -> bool:

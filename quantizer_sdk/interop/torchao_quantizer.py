@@ -8,8 +8,9 @@ from torchao.quantization.pt2e import quantizer as torchao
 
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.control_flow import graphs_of
-from quantizer_sdk.errors import NothingAnnotatedError, UnsupportedError
+from quantizer_sdk.errors import NothingAnnotatedError, QuantizerError, UnsupportedError
 from quantizer_sdk.fake_quantize.create import create_fake_quantize
+from quantizer_sdk.foreign import annotation_of
 from quantizer_sdk.interop.hidden_calls import HiddenCalls
 from quantizer_sdk.interop.torchao_observers import unwrapped, wrapped
 from quantizer_sdk.interop.torchao_specs import Create, annotate_for_torchao
@@ -67,14 +68,19 @@ class OnTorchao(torchao.Quantizer):  # type: ignore[misc]  # torchao has no type
     def annotate(self, model: GraphModule) -> GraphModule:
         """Let the quantizer annotate and validate, and write what it says in torchao's classes."""
         kept = {node for node in model.graph.nodes if ANNOTATION_KEY in node.meta}
+        unknown = {node: node.meta[ANNOTATION_KEY] for node in kept if not _is_known(node)}
         hidden = HiddenCalls(model) if self.is_qat else None
         self.quantizer.annotate(model)
         for path, graph in graphs_of(model):
             if path:
                 self._refuse_annotated(graph)
+        for node in unknown:
+            del node.meta[ANNOTATION_KEY]
         self.quantizer.validate(model)
         plan = build_plan(model)
         freeze_report(model)
+        for node, annotation in unknown.items():
+            node.meta[ANNOTATION_KEY] = annotation
         place_of: dict[EdgeOrNode, EdgeOrNode] = {}
         if hidden is not None:
             _refuse_derived(plan, hidden.layers)
@@ -120,6 +126,15 @@ class OnTorchao(torchao.Quantizer):  # type: ignore[misc]  # torchao has no type
                     "engine would pass over it; prepare this model with quantizer_sdk.prepare_pt2e"
                 )
                 raise UnsupportedError(message)
+
+
+def _is_known(node: Node) -> bool:
+    """Whether what another quantizer left on a node means something here; torchao's engine may know more."""
+    try:
+        annotation_of(node)
+    except QuantizerError:
+        return False
+    return True
 
 
 def _refuse_derived(plan: Plan, layers: set[Node]) -> None:
