@@ -38,6 +38,8 @@ from quantizer_sdk.verify import Stage, require_exported, require_prepared, veri
 
 __all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e"]
 
+_GUARDS_KEY = "quantizer_sdk_guards"
+
 _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int] | None], nn.Module]
 
 
@@ -75,8 +77,7 @@ def _annotate(model: GraphModule, quantizer: Quantizer, copy: Callable[[GraphMod
         result = _on_every_graph(result, quantizer.annotate)
     for _path, graph in graphs_of(result):
         quantizer.validate(graph)
-    if guards is not None:
-        put_guards(result, guards)
+    result.meta[_GUARDS_KEY] = guards  # until observers are in
     return result
 
 
@@ -194,6 +195,9 @@ def _insert(result: GraphModule, quantizer: Quantizer, create: _Create) -> None:
         _check_callback(plan, observer_of, quantizer)
         insert_observers(graph, observer_of)
         compile_when_called(graph)  # a quantizer may have compiled it to run it
+    guards = result.meta.pop(_GUARDS_KEY)
+    if guards is not None:
+        put_guards(result, guards)
 
 
 def _device(model: GraphModule) -> torch.device | None:

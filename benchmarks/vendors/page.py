@@ -19,9 +19,9 @@ _SAME = "="
 
 _INTRODUCTION = """\
 Every quantizer that ships in executorch and in torchao, unmodified, on this library's engine and on torchao's; and this
-library's own ("ours"), which `as_torchao` brings to torchao's. `=` means: the same q/dq graph, node by node up to names,
-and the same bits out of it on three batches. A word names the reason of a difference. Where it can be, it is shown and
-not guessed: the cause is taken away, and the engines must agree then.
+library's own ("ours"), which `as_torchao` brings to torchao's. `=` means: the same q/dq graph, node by node up to
+names, and the same bits out of it on three batches. A word names the reason of a difference. Where it can be, it is
+shown and not guessed: the cause is taken away, and the engines must agree then.
 """
 
 

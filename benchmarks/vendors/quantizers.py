@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["VENDORS", "Vendor", "why_not"]
@@ -24,6 +24,7 @@ class Vendor:
         ours: Whether it is this library's: torchao's engine runs it through `as_torchao`.
         needs: Packages that executorch does not bring.
         only: The models that it has anything to do with; None for all.
+        known: Reasons that were found by hand, by model, where no cause can be taken away.
     """
 
     module: str
@@ -33,6 +34,7 @@ class Vendor:
     ours: bool = False
     needs: str = ""
     only: tuple[str, ...] | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
 
 
 _ET = "executorch.backends."
@@ -140,7 +142,7 @@ VENDORS: dict[str, Vendor] = {
     "XNNPACK, per channel": Vendor(
         module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack(is_per_channel=True), trains=True
     ),
-    "XNNPACK, per tensor": Vendor(module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack(), trains=True),
+    "XNNPACK, per tensor": Vendor(module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack()),
     "XNNPACK, dynamic": Vendor(
         module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack(is_per_channel=True, is_dynamic=True)
     ),
@@ -166,7 +168,9 @@ VENDORS: dict[str, Vendor] = {
     "OpenVINO, weights": _openvino("INT8WO_ASYM"),
     "Qualcomm, 8a8w": Vendor(module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_8a8w"), trains=True),
     "Qualcomm, 16a8w": Vendor(module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_16a8w")),
-    "Samsung Exynos": Vendor(module=_ET + "samsung.quantizer.quantizer", make=_samsung, trains=True),
+    "Samsung Exynos": Vendor(
+        module=_ET + "samsung.quantizer.quantizer", make=_samsung, trains=True, known={"elementwise": "observer"}
+    ),
     "MediaTek Neuropilot": Vendor(
         module=_ET + "mediatek.quantizer.quantizer", make=lambda m, _is_qat: m.NeuropilotQuantizer()
     ),

@@ -28,8 +28,8 @@ NOTES = {
     "readers": "Each reader of codes made at run time has a dequantize of its own here; the values are the same.",
     "constants": "What is quantized twice on the way from a constant is computed at conversion here. Both agree once "
     "it is computed there too.",
-    "guards": "The vendor's own passes fail on torchao's engine: export's guards are a call of a module in the graph. "
-    "Here quantizers never see them. Both agree on a graph without guards.",
+    "guards": "Export's guards are a call of a module in the graph: on torchao's engine the vendor's passes fail on it, "
+    "or take it for an observer. Here quantizers never see them. Both agree on a graph without guards.",
     "nothing": "The quantizer claims nothing: an error here, a float model in silence there.",
     "bias": "A bias with derived qparams is rounded in training here, as the kernel will. Both agree where it is not.",
     "training": "Norms or dropouts in training: torchao's engine replaces eps, momentum and rates, folds in float32, "
@@ -108,6 +108,7 @@ _Pass = Callable[[GraphModule], None]
 
 # What torchao's engine is spared, by reason.
 _PTQ: dict[tuple[str, ...], tuple[_Pass, ...]] = {
+    ("guards",): (remove_guards,),
     ("dropout",): (remove_identities,),
     ("norm",): (fold_batch_norm,),
     ("dropout", "norm"): (remove_identities, fold_batch_norm),
@@ -124,7 +125,7 @@ def _shown(
             without = _again(name, vendor, training=False, prepare_theirs=(*always, *passes))
             if without is not None and (without.none or _seen(without)):
                 return reasons if without.none else (*reasons, "readers")
-        return ("observer",) if not difference.ops else ("?",)
+        return (vendor.known.get(name, "?"),)
     without = _again(name, vendor, training=True, prepare_theirs=always, float_biases=True)
     if without is not None and without.none:
         return ("bias",)
