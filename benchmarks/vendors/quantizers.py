@@ -142,7 +142,7 @@ VENDORS: dict[str, Vendor] = {
     "XNNPACK, per channel": Vendor(
         module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack(is_per_channel=True), trains=True
     ),
-    "XNNPACK, per tensor": Vendor(module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack()),
+    "XNNPACK, per tensor": Vendor(module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack(), trains=True),
     "XNNPACK, dynamic": Vendor(
         module=_ET + "xnnpack.quantizer.xnnpack_quantizer", make=_xnnpack(is_per_channel=True, is_dynamic=True)
     ),
@@ -166,8 +166,15 @@ VENDORS: dict[str, Vendor] = {
     "OpenVINO, mixed": _openvino("INT8_MIXED"),
     "OpenVINO, transformer": _openvino("INT8_TRANSFORMER"),
     "OpenVINO, weights": _openvino("INT8WO_ASYM"),
-    "Qualcomm, 8a8w": Vendor(module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_8a8w"), trains=True),
-    "Qualcomm, 16a8w": Vendor(module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_16a8w")),
+    "Qualcomm, 8a8w": Vendor(
+        module=_ET + "qualcomm.quantizer.quantizer",
+        make=_qualcomm("use_8a8w"),
+        trains=True,
+        known={"reused": "sharing"},
+    ),
+    "Qualcomm, 16a8w": Vendor(
+        module=_ET + "qualcomm.quantizer.quantizer", make=_qualcomm("use_16a8w"), known={"reused": "sharing"}
+    ),
     "Samsung Exynos": Vendor(
         module=_ET + "samsung.quantizer.quantizer", make=_samsung, trains=True, known={"elementwise": "observer"}
     ),

@@ -28,7 +28,7 @@ NOTES = {
     "readers": "Each reader of codes made at run time has a dequantize of its own here; the values are the same.",
     "constants": "What is quantized twice on the way from a constant is computed at conversion here. Both agree once "
     "it is computed there too.",
-    "guards": "Export's guards are a call of a module in the graph: on torchao's engine the vendor's passes fail on it, "
+    "guards": "Export's guards are a call of a module in the graph: on torchao's engine vendors' passes fail on it, "
     "or take it for an observer. Here quantizers never see them. Both agree on a graph without guards.",
     "nothing": "The quantizer claims nothing: an error here, a float model in silence there.",
     "bias": "A bias with derived qparams is rounded in training here, as the kernel will. Both agree where it is not.",
@@ -38,9 +38,11 @@ NOTES = {
     "quantizer asked for, and trains along the wrong one.",
     "observer": "Points that share have specs with different observers: here the producer's own is taken, there the "
     "first one in the graph.",
+    "sharing": "Two calls of a layer read one bias, with qparams derived from each call's input: here each has its "
+    "own, there the second is rounded by the first one's.",
     "own ops": "The vendor's observer writes ops of its own by `convert`, and names codes that its type has not: "
     "refused by name here.",
-    "vendor": "The vendor's own code fails, with the same error on both.",
+    "vendor": "The vendor's own code fails on both, or leaves an annotation that both refuse.",
     "derived": "A bias with derived qparams before a batch norm: `as_torchao` refuses it for training, by name.",
 }
 """What each reason means, in the words of the page."""
@@ -70,9 +72,7 @@ def judged(name: str, vendor: Vendor, *, training: bool) -> Cell:
         difference = compared(ours, theirs, batches)
         if difference.none:
             return Cell((), ours.quantizes)
-        reasons = (
-            _seen(difference) or _computed(ours, theirs, batches) or _shown(name, vendor, difference, training=training)
-        )
+        reasons = _seen(difference) or _computed(ours, theirs, batches) or _shown(name, vendor, training=training)
         return Cell(reasons, ours.quantizes, str(difference))
     detail = f"here: {_short(ours)}; there: {_short(theirs)}"
     if _guarded(theirs):
@@ -82,7 +82,7 @@ def judged(name: str, vendor: Vendor, *, training: bool) -> Cell:
         more = (
             ()
             if without is None
-            else _seen(without) or _shown(name, vendor, without, training=training, always=(remove_guards,))
+            else _seen(without) or _shown(name, vendor, training=training, always=(remove_guards,))
         )
         return Cell(("guards", *(more or ("?",))), ours.quantizes, detail)
     return Cell((_named(ours, theirs),), ours.quantizes, detail)
@@ -115,9 +115,7 @@ _PTQ: dict[tuple[str, ...], tuple[_Pass, ...]] = {
 }
 
 
-def _shown(
-    name: str, vendor: Vendor, difference: Difference, *, training: bool, always: tuple[_Pass, ...] = ()
-) -> tuple[str, ...]:
+def _shown(name: str, vendor: Vendor, *, training: bool, always: tuple[_Pass, ...] = ()) -> tuple[str, ...]:
     """Return the reason whose removal makes the engines agree; "?" if none does."""
     module, _batches = built(name)
     if not training:
@@ -130,7 +128,9 @@ def _shown(
     if without is not None and without.none:
         return ("bias",)
     kinds = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
-    return ("training",) if any(isinstance(part, kinds) for part in module.modules()) else ("?",)
+    if any(isinstance(part, kinds) for part in module.modules()):
+        return ("training",)
+    return (vendor.known.get(name, "?"),)
 
 
 def _again(
@@ -183,6 +183,6 @@ def _named(ours: Converted, theirs: Converted) -> str:
         return "own ops"
     if "behind it and a bias with derived qparams" in there:
         return "derived"
-    if here and here.split(":")[0] == there.split(":")[0]:
+    if here and there:
         return "vendor"
     return "?"
