@@ -21,6 +21,7 @@ class Vendor:
         make: Makes it from that module, for training or not.
         trains: Whether it has a form for training.
         channels_last: Whether it takes convolutions of that layout only.
+        decomposes: Whether it wants the program decomposed, but for the ops that its quantizer asks to keep.
         ours: Whether it is this library's: torchao's engine runs it through `as_torchao`.
         needs: Packages that executorch does not bring.
         only: The models that it has anything to do with; None for all.
@@ -31,6 +32,7 @@ class Vendor:
     make: Callable[[Any, bool], Any]
     trains: bool = False
     channels_last: bool = False
+    decomposes: bool = False
     ours: bool = False
     needs: str = ""
     only: tuple[str, ...] | None = None
@@ -101,7 +103,7 @@ def _cadence(kind: str, *, trains: bool = False) -> Vendor:
     def make(m: Any, is_qat: bool) -> Any:
         return getattr(m, kind)(is_qat=is_qat) if trains else getattr(m, kind)()
 
-    return Vendor(module=_CADENCE, make=make, trains=trains)
+    return Vendor(module=_CADENCE, make=make, trains=trains, decomposes=True)
 
 
 def _openvino(mode: str) -> Vendor:

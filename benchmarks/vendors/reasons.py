@@ -42,6 +42,7 @@ NOTES = {
     "own, there the second is rounded by the first one's.",
     "own ops": "The vendor's observer writes ops of its own by `convert`, and names codes that its type has not: "
     "refused by name here.",
+    "scheme": "`torch.per_channel_affine_float_qparams` is refused by name here.",
     "vendor": "The vendor's own code fails on both, or leaves an annotation that both refuse.",
     "derived": "A bias with derived qparams before a batch norm: `as_torchao` refuses it for training, by name.",
 }
@@ -179,6 +180,8 @@ def _named(ours: Converted, theirs: Converted) -> str:
         return "nothing"
     if "only supported on axis == 0" in here:
         return "axis"
+    if "qscheme is torch.per_channel_affine_float_qparams" in here:
+        return "scheme"
     if here.startswith(("InvalidSpecError", "UnsupportedError")) and ("does not fit" in here or "of its own" in here):
         return "own ops"
     if "behind it and a bias with derived qparams" in there:
