@@ -16,7 +16,6 @@ QUICK = [
     ("XNNPACK, dynamic", "conv_bn_relu"),
     ("Samsung Exynos", "branches"),
     ("Qualcomm, 8a8w", "mlp"),
-    ("Core ML, affine", "mlp"),
     ("Cadence, default", "residual"),
     ("torchao X86Inductor", "residual"),
     ("ours: XNNPACK", "depthwise"),
