@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-__all__ = ["argument", "is_written", "replace_argument", "tensor_operands"]
+__all__ = ["argument", "give_by_position", "is_written", "replace_argument", "tensor_operands"]
 
 
 @functools.cache  # one entry an overload in use
@@ -48,6 +48,19 @@ def replace_argument(node: Node, name: str, value: Any) -> None:
         node.args = (*node.args, value)
     else:
         node.kwargs = {**node.kwargs, name: value}
+
+
+def give_by_position(node: Node) -> None:
+    """Let a call give by position what it gives by name, as far as its overload takes it so."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    items = node.target._schema.arguments
+    count = sum(1 for item in items if not item.kwarg_only)
+    last = max((index for index, item in enumerate(items[:count]) if item.name in node.kwargs), default=-1)
+    if last >= len(node.args):
+        node.args = tuple(argument(node, item.name) for item in items[: last + 1])
+        node.kwargs = {
+            name: value for name, value in node.kwargs.items() if name not in {i.name for i in items[: last + 1]}
+        }
 
 
 def tensor_operands(node: Node) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ __all__ = [
     "ORIGIN_KEY",
     "describe",
     "describe_point",
+    "location_of",
     "module_path",
     "module_types",
     "op_name",
     "origin_of",
+    "producer_of",
+    "shape_of",
     "source_line",
     "value_of",
 ]
@@ -97,3 +101,21 @@ def describe_point(point: tuple[Node, Node] | Node) -> str:
     if isinstance(point, tuple):
         return f"{point[0].name} -> {point[1].name}"
     return f"output of {point.name}"
+
+
+def location_of(points: Sequence[tuple[Node, Node] | Node]) -> str:
+    """Name where the observer of some points sits: the first of them, and the module and line of the very first."""
+    names = ", ".join(describe_point(point) for point in points[:3])
+    more = f" and {len(points) - 3} more" if len(points) > 3 else ""
+    return f"[{names}{more}], which watches {describe(producer_of(points[0]))}"
+
+
+def producer_of(point: tuple[Node, Node] | Node) -> Node:
+    """Return the node whose result is quantized at a point."""
+    return point[0] if isinstance(point, tuple) else point
+
+
+def shape_of(point: tuple[Node, Node] | Node) -> Sequence[int] | None:
+    """Return the shape of the tensor at a point; None where export left no example value."""
+    value = value_of(producer_of(point))
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None

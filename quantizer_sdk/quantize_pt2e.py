@@ -24,19 +24,21 @@ from quantizer_sdk.passes.insert_observers import insert_observers
 from quantizer_sdk.passes.move_constants import lift_constants, sink_constants
 from quantizer_sdk.passes.observers_to_qdq import observers_to_qdq
 from quantizer_sdk.passes.reference_representation import reference_representation
-from quantizer_sdk.passes.remove_guards import remove_guards
+from quantizer_sdk.passes.remove_guards import put_guards, remove_guards, take_guards
 from quantizer_sdk.passes.remove_identities import remove_identities
 from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
 from quantizer_sdk.passes.train_batch_norm import count_batches, hide_batch_norm, settle_batch_norm, show_batch_norm
 from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
-from quantizer_sdk.provenance import describe, describe_point, value_of
+from quantizer_sdk.provenance import describe_point, location_of, shape_of
 from quantizer_sdk.quantizer import Quantizer, QuantizerLike, as_quantizer, name_of
 from quantizer_sdk.report import explain, freeze_report
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
 
 __all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e", "tidy"]
+
+_GUARDS_KEY = "quantizer_sdk_guards"
 
 _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int] | None], nn.Module]
 
@@ -70,6 +72,7 @@ def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModu
 
 
 def _annotate(model: GraphModule, quantizer: Quantizer, copy: Callable[[GraphModule], GraphModule]) -> GraphModule:
+    guards = take_guards(model)
     result = _on_every_graph(model, quantizer.transform_for_annotation)
     if result is not model:
         result = copy(result)  # which makes it a module of the kind that `model` is
@@ -79,6 +82,7 @@ def _annotate(model: GraphModule, quantizer: Quantizer, copy: Callable[[GraphMod
         result = _on_every_graph(result, quantizer.annotate)
     for _path, graph in graphs_of(result):
         quantizer.validate(graph)
+    result.meta[_GUARDS_KEY] = guards  # until observers are in
     return result
 
 
@@ -187,7 +191,7 @@ def _insert(result: GraphModule, quantizer: Quantizer, create: _Create) -> None:
             sources: list[nn.Module] = []
             if isinstance(group.spec, DerivedQuantizationSpec):
                 sources = [observers[plan.group_of[source]] for source in group.spec.derived_from]
-            observer = create(group.spec, _location(group.points), sources, _shape(group.root))
+            observer = create(group.spec, location_of(group.points), sources, shape_of(group.root))
             if not isinstance(observer, QParamsModule):  # another library's, whose buffers are there from the start
                 observer.to(device)
             observers.append(observer)
@@ -196,26 +200,15 @@ def _insert(result: GraphModule, quantizer: Quantizer, create: _Create) -> None:
         _check_callback(plan, observer_of, quantizer)
         insert_observers(graph, observer_of)
         compile_when_called(graph)  # a quantizer may have compiled it to run it
+    guards = result.meta.pop(_GUARDS_KEY)
+    if guards is not None:
+        put_guards(result, guards)
 
 
 def _device(model: GraphModule) -> torch.device | None:
     """Return the one device of a model's tensors; None where there is none, or more."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     return devices.pop() if len(devices) == 1 else None
-
-
-def _shape(point: EdgeOrNode) -> Sequence[int] | None:
-    value = value_of(point[0] if isinstance(point, tuple) else point)
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
-
-
-def _location(points: tuple[EdgeOrNode, ...]) -> str:
-    """Name where an observer sits: its first points, and the module and line of the first."""
-    first = points[0]
-    producer = first[0] if isinstance(first, tuple) else first
-    names = ", ".join(describe_point(point) for point in points[:3])
-    more = f" and {len(points) - 3} more" if len(points) > 3 else ""
-    return f"[{names}{more}], which watches {describe(producer)}"
 
 
 def _check_callback(plan: Plan, observer_of: dict[EdgeOrNode, nn.Module], quantizer: Quantizer) -> None:

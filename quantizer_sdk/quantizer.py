@@ -135,6 +135,11 @@ class ComposableQuantizer(Quantizer):
     def __init__(self, quantizers: Sequence[QuantizerLike]) -> None:
         self.quantizers = tuple(as_quantizer(quantizer) for quantizer in quantizers)
 
+    @property
+    def is_qat(self) -> bool:
+        """Whether any of them is configured for training, as far as they tell."""
+        return any(getattr(quantizer, "is_qat", False) for quantizer in self.quantizers)
+
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Apply every quantizer's rewrites."""
         for quantizer in self.quantizers:

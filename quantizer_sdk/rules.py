@@ -42,6 +42,11 @@ class Rules:
         """Whether nothing was configured."""
         return not (self.module_names or self.module_types or self.operator_types or self.global_config)
 
+    def configs(self) -> list[_Config]:
+        """Return every config that was given."""
+        kinds = (self.module_names, self.module_types, self.operator_types)
+        return [config for rules in kinds for config in rules.values()] + list(self.global_config)
+
     def config_of(self, node: Node) -> tuple[_Config, str]:
         """Return an op's config and the words for the rule that gave it."""
         if not self.admits(node):

@@ -115,6 +115,11 @@ class TableQuantizer(Quantizer):
         self._rules.node_filter = node_filter
         return self
 
+    @property
+    def is_qat(self) -> bool:
+        """Whether a config that a rule gives, or the default one without rules, is for training."""
+        return any(config is not None and config.is_qat for config in self._effective_rules().configs())
+
     def covers(self, node: Node) -> bool:
         """Whether the rules, or the default config without any, let an op be quantized."""
         return self._effective_rules().config_of(node)[0] is not None

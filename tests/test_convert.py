@@ -11,7 +11,7 @@ from quantizer_sdk import QuantizationSpec, SharedQuantizationSpec, calibrate, c
 from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer
 from quantizer_sdk.observers import MinMaxObserver, PerAxis
 
-X = torch.randn(3, 8)
+X = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
 IMAGE = torch.randn(2, 3, 8, 8)
 QUANTIZE = torch.ops.quantized_decomposed
 

@@ -200,5 +200,6 @@ def _accepted_by(target: Any, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
-        if name in known or name not in _OPTIONAL_FIELDS or not silent[name]
+        if (name in known or name not in _OPTIONAL_FIELDS or not silent[name])
+        and not (name == "ch_axis" and value is None)  # theirs have a default for it, and do not take None
     }

@@ -20,7 +20,7 @@ __all__ = ["hide_dropout", "show_dropout"]
 _KEY = "quantizer_sdk_dropout"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Hidden:
     """A dropout: its overload, rate, and what its node knew."""
 
@@ -44,10 +44,16 @@ def hide_dropout(model: GraphModule) -> None:
 
 
 def show_dropout(model: GraphModule) -> None:
-    """Put every hidden dropout back; its mode is that of training, until it follows the model's."""
+    """Put every hidden dropout back; its mode is that of training, until it follows the model's.
+
+    A rewrite copies what an op knew to all that it writes for it: a note counts at the last node that has it.
+    """
     modules = dict(model.named_modules())
+    last = {hidden: node for node in model.graph.nodes for hidden in node.meta.get(_KEY, ())}
     for node in list(model.graph.nodes):
         for hidden in node.meta.pop(_KEY, ()):
+            if last[hidden] is not node:
+                continue
             tensor: Node = node
             while len(tensor.users) == 1 and is_observer_call(user := next(iter(tensor.users)), modules):
                 tensor = user

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from quantizer_sdk.provenance import describe, value_of
 from quantizer_sdk.qdq import QParams, emit_cast, emit_dequantize, emit_quantize, quantize
 from quantizer_sdk.spec import ANNOTATION_KEY
 
-__all__ = ["observers_to_qdq"]
+__all__ = ["QDQWriter", "observers_to_qdq"]
 
 # What a node knows about itself; all else that it carries tells where it comes from.
 _OF_ITSELF = frozenset({"val", "tensor_meta", "example_value", "unbacked_bindings", ANNOTATION_KEY, DECISION_KEY})
@@ -48,23 +48,56 @@ def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_q
         NonFiniteError: It yields a scale that is no positive number.
         UnsupportedError: A bias overflows its derived scale, or an observer's granularity needs run-time qparams.
     """
-    modules = dict(model.named_modules())  # whose observers are the prepared model's own: replaced, never changed
+    modules = dict(model.named_modules())
     calls = [node for node in model.graph.nodes if is_observer_call(node, modules)]
-    for path, module in modules.items():  # a fake quantizer's derived qparams are derived anew
-        inner = module._modules.get("activation_post_process")
-        modules[path] = inner if isinstance(inner, DerivedObserver) else module
-    constants, constant = Constants(model), constant_nodes(model.graph)
-    static = [call for call in calls if _is_static(modules[str(call.target)])]
-    _observe_constants(static, modules, constants, constant)
-    _refuse_uncalibrated(static, modules)
-    chosen: dict[str, Chosen] = {}
-    _choose(static, modules, chosen)
-    _choose(fit_bias(static, modules, chosen, constants, constant), modules, chosen)
-    maker = QParamsMaker(model, constants, tensor_qparams=tensor_qparams)
-    examples = _Examples()
+    writer = QDQWriter(model, calls, modules, fold_quantize=fold_quantize, tensor_qparams=tensor_qparams)
     for call in calls:
-        name = str(call.target)
-        observer, tensor = modules[name], call.all_input_nodes[0]
+        writer.write(call)
+    for name in dict.fromkeys(str(call.target) for call in calls):
+        delattr(model, name)
+
+
+class QDQWriter:
+    """Replaces the calls of observers one by one, for all of whom qparams are chosen at the start.
+
+    Args:
+        model: The prepared graph.
+        calls: The calls.
+        modules: The observers among the model's modules, by path; they stay as they are.
+        fold_quantize: As in `observers_to_qdq`, and so is `tensor_qparams`, and what is raised.
+    """
+
+    def __init__(
+        self,
+        model: GraphModule,
+        calls: list[Node],
+        modules: Mapping[str, nn.Module],
+        *,
+        fold_quantize: bool = True,
+        tensor_qparams: bool = False,
+    ) -> None:
+        self._model = model
+        self._fold_quantize = fold_quantize
+        self._modules = {}
+        for path, module in modules.items():  # a fake quantizer's derived qparams are derived anew
+            inner = module._modules.get("activation_post_process")
+            self._modules[path] = inner if isinstance(inner, DerivedObserver) else module
+        self._constants, self._constant = Constants(model), constant_nodes(model.graph)
+        static = [call for call in calls if _is_static(self._modules[str(call.target)])]
+        _observe_constants(static, self._modules, self._constants, self._constant)
+        _refuse_uncalibrated(static, self._modules)
+        self._chosen: dict[str, Chosen] = {}
+        _choose(static, self._modules, self._chosen)
+        again = fit_bias(static, self._modules, self._chosen, self._constants, self._constant)
+        _choose(again, self._modules, self._chosen)
+        self._maker = QParamsMaker(model, self._constants, tensor_qparams=tensor_qparams)
+        self._examples = _Examples()
+
+    def write(self, call: Node) -> None:
+        """Put the ops that an observer comes to in the place of one of its calls."""
+        model, name, examples = self._model, str(call.target), self._examples
+        observer: Any = self._modules[name]
+        tensor = call.all_input_nodes[0]
         with model.graph.inserting_before(call):
             if is_cast(observer.dtype):
                 _cast(model, call, tensor, observer, examples)
@@ -72,17 +105,15 @@ def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_q
                 call.replace_all_uses_with(tensor)
                 model.graph.erase_node(call)
             elif getattr(observer, "is_dynamic", False):
-                _replace(model, call, tensor, maker.dynamic(observer, tensor), observer, examples)
-            elif getattr(observer, "keep_float", False) and tensor in constant:
-                _round_constant(model, constants, call, tensor, observer, chosen[name])
+                _replace(model, call, tensor, self._maker.dynamic(observer, tensor), observer, examples)
+            elif getattr(observer, "keep_float", False) and tensor in self._constant:
+                _round_constant(model, self._constants, call, tensor, observer, self._chosen[name])
             else:
-                qparams = maker.static(name, observer, chosen[name], tensor)
+                qparams = self._maker.static(name, observer, self._chosen[name], tensor)
                 codes = None
-                if fold_quantize and tensor.op == "get_attr" and tensor in constant:
-                    codes = _codes_of_constant(constants, call, tensor, qparams)
+                if self._fold_quantize and tensor.op == "get_attr" and tensor in self._constant:
+                    codes = _codes_of_constant(self._constants, call, tensor, qparams)
                 _replace(model, call, tensor, qparams, observer, examples, codes)
-    for name in dict.fromkeys(str(call.target) for call in calls):
-        delattr(model, name)
 
 
 def _is_static(observer: Any) -> bool:

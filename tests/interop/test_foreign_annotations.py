@@ -190,6 +190,18 @@ def test_inside_control_flow(export):
     assert found == [0, 2, 2]
 
 
+def test_a_channel_axis_left_to_the_observer(exported, quantize):
+    # Core ML's quantizer does so: fake quantizers of torchao have 0 for it, and take no None.
+    fake = torchao.FakeQuantize.with_args(observer=torchao.MovingAveragePerChannelMinMaxObserver)
+
+    def annotate(nodes):
+        weight = spec(fake, low=-127, scheme=torch.per_channel_symmetric)
+        nodes["linear"].meta[KEY] = theirs.QuantizationAnnotation({nodes["fc_weight"]: weight}, None)
+
+    model = quantize(exported, OfTorchao(annotate), X)
+    assert torch.equal(model.get_buffer("fc.weight_scale"), exported.fc.weight.abs().amax(1) / 127)
+
+
 # What a quantizer does to the model, and looks for in it
 
 

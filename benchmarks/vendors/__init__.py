@@ -1,0 +1,1 @@
+"""Quantizers of many vendors on two engines: what `interop_table.py` runs."""

@@ -1,0 +1,191 @@
+"""Why two engines differ on a model: each reason is shown by taking its cause away, and seeing them agree."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from quantizer_sdk.observers.derived import is_derived
+from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
+from quantizer_sdk.passes.fold_quantized_constants import fold_quantized_constants
+from quantizer_sdk.passes.remove_guards import remove_guards
+from quantizer_sdk.passes.remove_identities import remove_identities
+from vendors.engines import Converted, Difference, compared, exported, on_ours, on_torchao
+from vendors.models import built
+from vendors.quantizers import Vendor
+
+__all__ = ["NOTES", "Cell", "judged"]
+
+NOTES = {
+    "norm": "Batch norm is folded in float64 here, in float32 there. Both agree once it is folded beforehand.",
+    "dropout": "Dropout is gone here before the quantizer looks. Both agree on the model without it.",
+    "readers": "Each reader of codes made at run time has a dequantize of its own here; the values are the same.",
+    "constants": "What is quantized twice on the way from a constant is computed at conversion here. Both agree once "
+    "it is computed there too.",
+    "guards": "Export's guards are a call of a module in the graph: on torchao's engine vendors' passes fail on it, "
+    "or take it for an observer. Here quantizers never see them. Both agree on a graph without guards.",
+    "nothing": "The quantizer claims nothing: an error here, a float model in silence there.",
+    "bias": "A bias with derived qparams is rounded in training here, as the kernel will. Both agree where it is not.",
+    "training": "Norms or dropouts in training: torchao's engine replaces eps, momentum and rates, folds in float32, "
+    "or leaves the norm in the graph.",
+    "axis": "The fake quantizer knows channels on axis 0 alone: an error here. torchao drops the axis that the "
+    "quantizer asked for, and trains along the wrong one.",
+    "observer": "Points that share have specs with different observers: here the producer's own is taken, there the "
+    "first one in the graph.",
+    "sharing": "Two calls of a layer read one bias, with qparams derived from each call's input: here each has its "
+    "own, there the second is rounded by the first one's.",
+    "own ops": "The vendor's observer writes ops of its own by `convert`, and names codes that its type has not: "
+    "refused by name here.",
+    "scheme": "`torch.per_channel_affine_float_qparams` is refused by name here.",
+    "vendor": "The vendor's own code fails on both, or leaves an annotation that both refuse.",
+    "derived": "A bias with derived qparams before a batch norm: `as_torchao` refuses it for training, by name.",
+}
+"""What each reason means, in the words of the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model, one quantizer: the reasons why the engines differ; none where they agree.
+
+    Attributes:
+        reasons: Keys of `NOTES`; "?" for a difference that nothing explains.
+        quantizes: How many quantize ops the model has here.
+        detail: The difference or the errors, for whoever has to find an unknown reason.
+    """
+
+    reasons: tuple[str, ...]
+    quantizes: int
+    detail: str = ""
+
+
+def judged(name: str, vendor: Vendor, *, training: bool) -> Cell:
+    """Quantize one model on both engines and say how they differ."""
+    model, batches = exported(name, vendor, training=training)
+    ours = on_ours(model, vendor, batches, training=training)
+    theirs = on_torchao(model, vendor, batches, training=training)
+    if ours.error is None and theirs.error is None:
+        difference = compared(ours, theirs, batches)
+        if difference.none:
+            return Cell((), ours.quantizes)
+        reasons = _seen(difference) or _computed(ours, theirs, batches) or _shown(name, vendor, training=training)
+        return Cell(reasons, ours.quantizes, str(difference))
+    detail = f"here: {_short(ours)}; there: {_short(theirs)}"
+    if _guarded(theirs):
+        without = _again(name, vendor, training=training, prepare_theirs=(remove_guards,))
+        if without is not None and without.none:
+            return Cell(("guards",), ours.quantizes, detail)
+        more = (
+            ()
+            if without is None
+            else _seen(without) or _shown(name, vendor, training=training, always=(remove_guards,))
+        )
+        return Cell(("guards", *(more or ("?",))), ours.quantizes, detail)
+    return Cell((_named(ours, theirs),), ours.quantizes, detail)
+
+
+def _seen(difference: Difference) -> tuple[str, ...]:
+    """Return the reason that the difference itself shows: more dequantize ops, the same values."""
+    if difference.constants:
+        return ("constants",)
+    only = all(op.startswith("quantized_decomposed.dequantize") and count > 0 for op, count in difference.ops)
+    return ("readers",) if only and not difference.expressions and not difference.outputs else ()
+
+
+def _computed(ours: Converted, theirs: Converted, batches: Sequence[torch.Tensor]) -> tuple[str, ...]:
+    """Return the reason that computing all quantized constants on their side shows."""
+    model = copy.deepcopy(theirs.model)
+    assert model is not None
+    fold_quantized_constants(model)
+    return ("constants",) if compared(ours, Converted(model), batches).none else ()
+
+
+_Pass = Callable[[GraphModule], None]
+
+# What torchao's engine is spared, by reason.
+_PTQ: dict[tuple[str, ...], tuple[_Pass, ...]] = {
+    ("guards",): (remove_guards,),
+    ("dropout",): (remove_identities,),
+    ("norm",): (fold_batch_norm,),
+    ("dropout", "norm"): (remove_identities, fold_batch_norm),
+}
+
+
+def _shown(name: str, vendor: Vendor, *, training: bool, always: tuple[_Pass, ...] = ()) -> tuple[str, ...]:
+    """Return the reason whose removal makes the engines agree; "?" if none does."""
+    module, _batches = built(name)
+    if not training:
+        for reasons, passes in _PTQ.items():
+            without = _again(name, vendor, training=False, prepare_theirs=(*always, *passes))
+            if without is not None and (without.none or _seen(without)):
+                return reasons if without.none else (*reasons, "readers")
+        return (vendor.known.get(name, "?"),)
+    without = _again(name, vendor, training=True, prepare_theirs=always, float_biases=True)
+    if without is not None and without.none:
+        return ("bias",)
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
+    if any(isinstance(part, kinds) for part in module.modules()):
+        return ("training",)
+    return (vendor.known.get(name, "?"),)
+
+
+def _again(
+    name: str,
+    vendor: Vendor,
+    *,
+    training: bool,
+    prepare_theirs: Sequence[_Pass] = (),
+    float_biases: bool = False,
+) -> Difference | None:
+    """Compare again with a cause taken away; None where an engine fails."""
+    model, batches = exported(name, vendor, training=training)
+    adjust = _leave_biases if float_biases else None
+    ours = on_ours(model, vendor, batches, training=training, adjust=adjust)
+    for run in prepare_theirs:
+        run(model)
+    model.recompile()
+    theirs = on_torchao(model, vendor, batches, training=training)
+    if ours.error or theirs.error:
+        return None
+    difference = compared(ours, theirs, batches)
+    return dataclasses.replace(difference, constants=bool(_computed(ours, theirs, batches)))
+
+
+def _leave_biases(prepared: GraphModule) -> None:
+    """Let no bias with derived qparams be rounded in training; conversion rounds it all the same."""
+    for module in prepared.modules():
+        if is_derived(module) and hasattr(module, "disable_fake_quant"):
+            module.disable_fake_quant()
+
+
+def _guarded(theirs: Converted) -> bool:
+    return any(word in (theirs.error or "") for word in ("_guards_fn", "call_module", "when running the"))
+
+
+def _short(converted: Converted) -> str:
+    return "converted" if converted.error is None else converted.error.replace("\n", " ")[:160]
+
+
+def _named(ours: Converted, theirs: Converted) -> str:
+    """Return the reason for an error."""
+    here, there = ours.error or "", theirs.error or ""
+    if here.startswith("NothingAnnotatedError") and (
+        theirs.quantizes == 0 or there.startswith("NothingAnnotatedError")
+    ):
+        return "nothing"
+    if "only supported on axis == 0" in here:
+        return "axis"
+    if "qscheme is torch.per_channel_affine_float_qparams" in here:
+        return "scheme"
+    if here.startswith(("InvalidSpecError", "UnsupportedError")) and ("does not fit" in here or "of its own" in here):
+        return "own ops"
+    if "behind it and a bias with derived qparams" in there:
+        return "derived"
+    if here and there:
+        return "vendor"
+    return "?"
