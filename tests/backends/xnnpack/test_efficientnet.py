@@ -122,9 +122,9 @@ def test_all_kernels_are_integer_and_nothing_is_left_outside(probe):
     assert names.count("FullyConnected") == 1
 
 
-def test_one_code_of_the_input_moves_the_logits_nearly_as_far_as_the_kernels_do(logits, converted, images):
-    # The bound on whole-network noise would be 10 %, were it not for this: one code in 150,528, one step off.
-    reference, quantized = logits
+@pytest.fixture(scope="module")
+def one_code_off(converted, images):
+    """The graph's logits where one code in 150,528 of each image is one step off."""
     first = next(node for node in converted.graph.nodes if node.target is QUANTIZE)
     scale, generator = first.args[1], torch.Generator().manual_seed(0)
     moved = images.clone()
@@ -134,15 +134,20 @@ def test_one_code_of_the_input_moves_the_logits_nearly_as_far_as_the_kernels_do(
     codes = [torch.round(batch / scale) for batch in (images, moved)]
     assert int((codes[0] != codes[1]).sum()) == len(images)
     with torch.no_grad():
-        assert noise_percent(reference, quantized, converted(moved)) > 5
+        return converted(moved)
 
 
-def test_whole_network_noise_stays_at_the_graphs_own_floor(probe, logits, converted, images):
+def test_one_code_of_the_input_moves_the_logits_nearly_as_far_as_the_kernels_do(logits, one_code_off):
+    # The bound on whole-network noise would be 10 %, were it not for this.
+    assert noise_percent(*logits, one_code_off) > 5
+
+
+def test_whole_network_noise_stays_at_the_graphs_own_floor(probe, logits, converted, images, one_code_off):
     # A few flipped codes decide the roundings of many later ones: the same graph on PyTorch's other float kernels lies
-    # as far from itself. docs/decisions.md has the figures.
+    # as far from itself. How far is a draw of its own, so two are taken. docs/decisions.md has the figures.
     reference, quantized = logits
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         again = converted(images)
-    floor = noise_percent(reference, quantized, again)
+    floor = max(noise_percent(reference, quantized, other) for other in (again, one_code_off))
     assert noise_percent(reference, quantized, probe[3]) <= max(10, 1.5 * floor)
     assert agreement(probe[3], reference) >= 19
