@@ -6,19 +6,17 @@ import torch
 
 from quantizer_sdk.observers.counting import CountingObserver
 
-__all__ = ["HistogramObserver"]
+__all__ = ["CANDIDATES", "SMALLEST", "HistogramObserver"]
 
-_CANDIDATES = 32  # clipping points tried at each end of an affine range
-_SMALLEST = 0.02  # of an end that is tried
-_ROUNDS = 4  # of refining; each halves the distance between candidates
-_NEIGHBOURS = (1.0, 0.5, 0.0, -0.5, -1.0)  # the widest range first
+CANDIDATES = 32  # clipping points tried at each end of an affine range
+SMALLEST = 0.02  # of an end that is tried
 
 
 class HistogramObserver(CountingObserver):
     """Keeps a histogram and chooses the range with the least square error.
 
     Every candidate range quantizes the centres of the filled bins, weighted by their counts; those beyond the
-    range are clipped to it. Candidates keep 100 % down to 2 % of each end; the best one's neighbours are tried in turn.
+    range are clipped to it. Candidates keep 100 % down to 2 % of each end.
 
     Attributes:
         norm: The power of an error that is summed: 2.
@@ -27,32 +25,20 @@ class HistogramObserver(CountingObserver):
     norm: float = 2.0
 
     def range_of(self, lane: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the range of one scale with the least expected error."""
-        low, high = self.coarse_range_of(lane)
+        """Return the range of one scale with the least expected square error."""
         smallest, largest = self.min_val.reshape(-1)[lane], self.max_val.reshape(-1)[lane]
-        neighbours = torch.tensor(_NEIGHBOURS, device=low.device)
-        step = (1 - _SMALLEST) / (_CANDIDATES - 1)
-        for _ in range(_ROUNDS):
-            lows = torch.maximum(low + neighbours * step * smallest, smallest)
-            highs = torch.minimum(high + neighbours * step * largest, largest)
-            low, high = self._best(lane, lows, highs)
-            step /= 2
-        return low, high
-
-    def coarse_range_of(self, lane: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the best candidate, before its neighbours are tried."""
-        smallest, largest = self.min_val.reshape(-1)[lane], self.max_val.reshape(-1)[lane]
-        kept = torch.linspace(1.0, _SMALLEST, _CANDIDATES, device=smallest.device)
-        return self._best(lane, smallest * kept, largest * kept)
-
-    def _best(self, lane: int, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the best of all pairs of ends, the widest of which come first; an end at 0 or beyond it is one."""
-        if not self.symmetric:
-            low = low if float(low[0]) < 0 else low[:1]
-            high = high if float(high[0]) > 0 else high[:1]
-            low, high = low.repeat_interleave(high.numel()), high.repeat(low.numel())
+        kept = torch.linspace(1.0, SMALLEST, CANDIDATES, device=smallest.device)
+        low, high = self._pairs(smallest * kept, largest * kept)
         best = int(self._errors(lane, low, high).argmin())
         return low[best], high[best]
+
+    def _pairs(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the ranges to try: all pairs of ends, the whole range first; an end at 0 or beyond it is one."""
+        if self.symmetric:
+            return low, high
+        low = low if float(low[0]) < 0 else low[:1]
+        high = high if float(high[0]) > 0 else high[:1]
+        return low.repeat_interleave(high.numel()), high.repeat(low.numel())
 
     def _errors(self, lane: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """Return the error of each range: the sum over all values of its power `norm`."""
