@@ -10,6 +10,7 @@ import torch
 
 from quantizer_sdk.errors import InvalidSpecError
 from quantizer_sdk.observers.base import ObserverBase
+from quantizer_sdk.observers.min_max import MinMaxObserver
 from quantizer_sdk.qparams import next_power_of_two
 
 __all__ = ["CountingObserver"]
@@ -17,8 +18,8 @@ __all__ = ["CountingObserver"]
 _AT_ONCE = 2**17  # values that are counted at once: their bins stay in the cache
 
 
-class CountingObserver(ObserverBase):
-    """Keeps a histogram of all values, for each scale one; its subclasses choose a range by it.
+class CountingObserver(MinMaxObserver):
+    """Keeps a histogram of all values too, for each scale one; its subclasses choose a range by it.
 
     The bins lie on a grid through 0.0 and their width is doubled, merging pairs, until they cover what came by:
     no count is ever split between bins, so the state does not depend on the order of the batches by more than one bin.
@@ -36,8 +37,6 @@ class CountingObserver(ObserverBase):
 
     histogram: torch.Tensor
     bin_width: torch.Tensor
-    min_val: torch.Tensor
-    max_val: torch.Tensor
 
     def __init__(self, *args: Any, bins: int = 2048, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,30 +46,20 @@ class CountingObserver(ObserverBase):
         self.bins = bins
         self.register_buffer("histogram", torch.empty(0, bins, dtype=torch.float64))
         self.register_buffer("bin_width", torch.empty(0))
-        self.register_buffer("min_val", torch.empty(0))
-        self.register_buffer("max_val", torch.empty(0))
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether any data came by."""
-        return self.min_val.numel() > 0
 
     def observe(self, x: torch.Tensor) -> None:
-        """Count the values of `x`."""
-        low, high = self._min_max(x)
-        if not self.calibrated:
-            self._begin(low, high)
-        self._require_channels(x, low, self.min_val)
-        self.min_val, self.max_val = torch.minimum(low, self.min_val), torch.maximum(high, self.max_val)
-        self._cover(torch.maximum(-low, high).reshape(-1))
+        """Widen the range to hold `x`, and count its values."""
+        super().observe(x)
+        largest = torch.maximum(-self.min_val, self.max_val).reshape(-1)
+        if not self.bin_width.numel():
+            self._begin(largest)
+        self._cover(largest)
         self.histogram = self.histogram + self._count(x)  # never in place: copies of a model share their buffers
 
-    def _begin(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        self.min_val, self.max_val = low, high
-        largest = torch.maximum(-low, high).reshape(-1).clamp(min=2.0**-100)
+    def _begin(self, largest: torch.Tensor) -> None:
         # Powers of two: the same grid whatever batch came first.
-        self.bin_width = next_power_of_two(largest / (self.bins // 2))
-        self.histogram = torch.zeros(largest.numel(), self.bins, dtype=torch.float64, device=low.device)
+        self.bin_width = next_power_of_two(largest.clamp(min=2.0**-100) / (self.bins // 2))
+        self.histogram = torch.zeros(largest.numel(), self.bins, dtype=torch.float64, device=largest.device)
 
     def _cover(self, largest: torch.Tensor) -> None:
         """Double bin widths until each histogram reaches from -largest to largest."""
@@ -88,9 +77,8 @@ class CountingObserver(ObserverBase):
 
     def merge(self, others: Sequence[ObserverBase]) -> None:
         """Add the counts of all others up, on the widest bins of each scale: as one observer would have counted."""
+        super().merge(others)
         counting = [other for other in others if isinstance(other, CountingObserver)]
-        self.min_val = torch.stack([other.min_val for other in counting]).amin(0)
-        self.max_val = torch.stack([other.max_val for other in counting]).amax(0)
         width = torch.stack([other.bin_width for other in counting]).amax(0)
         for other in counting:
             while bool((short := other.bin_width < width).any()):

@@ -53,8 +53,8 @@ class MinMaxObserver(ObserverBase):
 
     def merge(self, others: Sequence[ObserverBase]) -> None:
         """Take the range that holds those of all others."""
-        lows, highs = zip(*(other.observed_range() for other in others), strict=True)
-        self.min_val, self.max_val = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
+        lows, highs = _ends_of(others)
+        self.min_val, self.max_val = lows.amin(0), highs.amax(0)
 
 
 class PerChannelMinMaxObserver(MinMaxObserver):
@@ -86,11 +86,17 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
 
     def merge(self, others: Sequence[ObserverBase]) -> None:
         """Take the mean of their averages."""
-        lows, highs = zip(*(other.observed_range() for other in others), strict=True)
-        self.min_val, self.max_val = torch.stack(lows).mean(0), torch.stack(highs).mean(0)
+        lows, highs = _ends_of(others)
+        self.min_val, self.max_val = lows.mean(0), highs.mean(0)
 
 
 class MovingAveragePerChannelMinMaxObserver(MovingAverageMinMaxObserver):
     """`MovingAverageMinMaxObserver` with a per-channel default scheme."""
 
     default_qscheme = torch.per_channel_affine
+
+
+def _ends_of(observers: Sequence[ObserverBase]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the smallest and the largest values that each has seen, an axis of observers before their own."""
+    known = [observer for observer in observers if isinstance(observer, MinMaxObserver)]
+    return torch.stack([it.min_val for it in known]), torch.stack([it.max_val for it in known])
