@@ -20,15 +20,14 @@ from quantizer_sdk.batches import positional_inputs
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.constants import Constants, sibling
 from quantizer_sdk.operands import argument, replace_argument
-from quantizer_sdk.passes.fold_batch_norm import FOLDABLE
-from quantizer_sdk.provenance import describe
+from quantizer_sdk.passes.fold_batch_norm import FOLDABLE, output_scale_shape
+from quantizer_sdk.provenance import describe, listed, value_of
 from quantizer_sdk.qdq import is_dequantize
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, tidy
 from quantizer_sdk.quantizer import QuantizerLike
+from quantizer_sdk.watched_run import WatchedRun
 
 __all__ = ["BiasNotCorrectedWarning", "bias_correction"]
-
-_LINEAR = torch.ops.aten.linear.default
 
 
 class BiasNotCorrectedWarning(UserWarning):
@@ -73,11 +72,13 @@ def bias_correction(
     quantized = convert_pt2e(prepared)
     layers = _layers(result, quantized)
     with torch.no_grad():
-        recorder = _Recorder(result, frozenset(layers.values()))
+        means: dict[Node, list[torch.Tensor]] = {layer: [] for layer in layers.values()}
+        floats = WatchedRun(result, means, lambda layer, value: means[layer].append(_means_of(layer, value)))
         inputs = [positional_inputs(result, batch, index) for index, batch in enumerate(batches)]
-        expected = [recorder.run(*values) for values in inputs]
-        before = _error(expected, [Interpreter(quantized).run(*values) for values in inputs])
-        shifts, found = _shifts(quantized, inputs, layers, recorder.means, progress)
+        expected = [floats.run(*values) for values in inputs]
+        rounded = Interpreter(quantized)
+        before = _error(expected, [rounded.run(*values) for values in inputs])
+        shifts, found = _shifts(quantized, inputs, layers, means, progress)
         after = _error(expected, found)
     if after > before:
         message = (
@@ -107,11 +108,9 @@ def _layers(model: GraphModule, quantized: GraphModule) -> dict[Node, Node]:
         else:
             found[node] = layer
     if others:
-        names = "; ".join(describe(node) for node in others[:10])
-        more = f"; and {len(others) - 10} more" if len(others) > 10 else ""
         message = (
             f"the bias of {len(others)} quantized layers is not corrected: the given model has them in another form, "
-            f"or computes their bias at run time. {names}{more}"
+            f"or computes their bias at run time. {listed([describe(node) for node in others], 10)}"
         )
         warnings.warn(message, BiasNotCorrectedWarning, stacklevel=3)
     return found
@@ -126,34 +125,20 @@ def _is_constant(bias: Any) -> bool:
     return bias is None or (isinstance(bias, Node) and bias.op == "get_attr")
 
 
-def _channel_axis(layer: Node, value: torch.Tensor) -> int:
-    """Return the axis of the output channels in a layer's result, which may have no axis for the batch."""
-    if layer.target is _LINEAR:
-        return value.dim() - 1
-    return value.dim() - 1 - len(argument(layer, "stride"))
+def _shape_of_channels(layer: Node) -> list[int]:
+    """Return the shape in which one number a channel stands beside a layer's result."""
+    return output_scale_shape(layer, value_of(argument(layer, "weight")).dim())
 
 
 def _means_of(layer: Node, value: torch.Tensor) -> torch.Tensor:
-    """Return the mean of each channel, for each element of the first axis where that is not the channels' own."""
-    axis = _channel_axis(layer, value)
+    """Return the mean of each channel, for each element of the first axis where that is not the channels' own.
+
+    Returns:
+        float64 [rows, channels]; a result without an axis for the batch has one row.
+    """
+    axis = value.dim() - len(_shape_of_channels(layer))
     rows = value.double().movedim(axis, -1)
     return rows.reshape(1 if axis == 0 else value.shape[0], -1, value.shape[axis]).mean(1)
-
-
-class _Recorder(Interpreter):
-    """Runs a graph and keeps the means of some layers' channels: for each batch, [rows, channels]."""
-
-    def __init__(self, model: GraphModule, wanted: frozenset[Node]) -> None:
-        super().__init__(model)
-        self._wanted = wanted
-        self.means: dict[Node, list[torch.Tensor]] = {layer: [] for layer in wanted}
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node and look at what it gives."""
-        value = super().run_node(n)
-        if n in self._wanted:
-            self.means[n].append(_means_of(n, value))
-        return value
 
 
 def _error(expected: list[Any], found: list[Any]) -> float:
@@ -190,9 +175,9 @@ def _shifts(
         if node in layers:
             layer = layers[node]
             pairs = zip(means[layer], values, strict=True)
-            found[layer] = shift = _shrunk(torch.cat([wanted - _means_of(node, value) for wanted, value in pairs]))
-            shape = [-1] + [1] * (values[0].dim() - 1 - _channel_axis(node, values[0]))
-            values = [value + shift.reshape(shape).to(value) for value in values]
+            found[layer] = shift = _shrunk(torch.cat([wanted - _means_of(layer, value) for wanted, value in pairs]))
+            beside = shift.reshape(_shape_of_channels(layer))
+            values = [value + beside.to(value) for value in values]
         for run, value in zip(runs, values, strict=True):
             run.env[node] = value
             for unread in run.user_to_last_uses.get(node, ()):

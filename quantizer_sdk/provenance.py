@@ -15,6 +15,7 @@ __all__ = [
     "ORIGIN_KEY",
     "describe",
     "describe_point",
+    "listed",
     "location_of",
     "module_path",
     "module_types",
@@ -101,6 +102,12 @@ def describe_point(point: tuple[Node, Node] | Node) -> str:
     if isinstance(point, tuple):
         return f"{point[0].name} -> {point[1].name}"
     return f"output of {point.name}"
+
+
+def listed(items: Sequence[str], most: int) -> str:
+    """Return items as one text, the first so many of them, and the number of the others."""
+    more = f"; and {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more
 
 
 def location_of(points: Sequence[tuple[Node, Node] | Node]) -> str:

@@ -30,7 +30,7 @@ from quantizer_sdk.passes.run_control_flow import run_by_ops, run_plainly
 from quantizer_sdk.passes.train_batch_norm import count_batches, hide_batch_norm, settle_batch_norm, show_batch_norm
 from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
-from quantizer_sdk.provenance import describe_point, location_of, shape_of
+from quantizer_sdk.provenance import describe_point, listed, location_of, shape_of
 from quantizer_sdk.quantizer import Quantizer, QuantizerLike, as_quantizer, name_of
 from quantizer_sdk.report import explain, freeze_report
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
@@ -224,11 +224,10 @@ def _check_callback(plan: Plan, observer_of: dict[EdgeOrNode, nn.Module], quanti
 
 def _nothing_annotated(model: GraphModule, quantizer: Quantizer) -> str:
     explanation = explain(model)
-    reasons = "; ".join(f"{op.node}: {op.reason}" for op in explanation.ops[:10])
-    more = f"; and {len(explanation.ops) - 10} more" if len(explanation.ops) > 10 else ""
+    reasons = listed([f"{op.node}: {op.reason}" for op in explanation.ops], 10)
     return (
         f"{name_of(quantizer)} annotated none of the model's {len(explanation.ops)} ops, so nothing would be "
-        f"quantized. {reasons}{more}"
+        f"quantized. {reasons}"
     )
 
 

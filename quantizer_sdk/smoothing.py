@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from quantizer_sdk.batches import positional_inputs
 from quantizer_sdk.constants import Constants
@@ -20,6 +20,7 @@ from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.operands import argument, replace_argument
 from quantizer_sdk.passes.call_before import call_before
 from quantizer_sdk.provenance import value_of
+from quantizer_sdk.watched_run import WatchedRun
 
 __all__ = ["smooth_quant"]
 
@@ -52,14 +53,15 @@ def smooth_quant(model: GraphModule, batches: Iterable[Any], *, alpha: float = 0
         raise NotExportedError(f"smooth_quant was given a {type(model).__name__}; pass an exported graph module")
     result = copy_model(model)
     groups = _groups(result)
-    recorder = _Recorder(result, groups)
+    magnitudes = _Magnitudes()
+    run = WatchedRun(result, groups, magnitudes.take_in)
     with torch.no_grad():
         for index, batch in enumerate(batches):
-            recorder.run(*positional_inputs(result, batch, index))
+            run.run(*positional_inputs(result, batch, index))
     constants = Constants(result)
     for source, layers in groups.items():
-        if source in recorder.magnitudes:
-            _divide(constants, source, layers, recorder.magnitudes[source], alpha)
+        if source in magnitudes:
+            _divide(constants, source, layers, magnitudes[source], alpha)
     result.graph.lint()
     result.recompile()
     return result
@@ -75,22 +77,14 @@ def _groups(model: GraphModule) -> dict[Node, list[Node]]:
     return found
 
 
-class _Recorder(Interpreter):
-    """Runs a graph and keeps the largest magnitude of each channel of some nodes."""
+class _Magnitudes(dict[Node, torch.Tensor]):
+    """The largest magnitude of each channel of some nodes."""
 
-    def __init__(self, model: GraphModule, wanted: Iterable[Node]) -> None:
-        super().__init__(model)
-        self._wanted = frozenset(wanted)
-        self.magnitudes: dict[Node, torch.Tensor] = {}
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node and look at what it gives."""
-        value = super().run_node(n)
-        if n in self._wanted and value.numel():
+    def take_in(self, node: Node, value: torch.Tensor) -> None:
+        """Look at what a node gives."""
+        if value.numel():
             largest = value.detach().abs().reshape(-1, value.shape[-1]).amax(0).float()
-            seen = self.magnitudes.get(n)
-            self.magnitudes[n] = largest if seen is None else torch.maximum(seen, largest)
-        return value
+            self[node] = torch.maximum(self[node], largest) if node in self else largest
 
 
 def _divide(constants: Constants, source: Node, layers: list[Node], magnitude: torch.Tensor, alpha: float) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from quantizer_sdk.demo.metrics import power, to_db
 from quantizer_sdk.demo.result import Layer
 from quantizer_sdk.provenance import module_path, op_name
 from quantizer_sdk.qdq import is_dequantize, is_quantize
+from quantizer_sdk.watched_run import WatchedRun
 
 __all__ = ["layer_sqnr"]
 
@@ -42,17 +42,19 @@ def layer_sqnr(reference: GraphModule, converted: GraphModule, batches: Iterable
     points = _points(reference, converted)
     signal = dict.fromkeys(points, 0.0)
     noise = dict.fromkeys(points, 0.0)
-    wanted = {twin.name for _, twin in points.values()}
+    wanted = {twin for _, twin in points.values()}
+    names = {dequantized: name for name, (dequantized, _) in points.items()}
+    floats: dict[Node, torch.Tensor] = {}
+
+    def compare(node: Node, value: torch.Tensor) -> None:
+        noise[names[node]] += power(floats[points[names[node]][1]] - value)
+
     for batch in batches:
-        floats: dict[str, torch.Tensor] = {}
-        _Recorder(reference, {name: name for name in wanted}, floats.__setitem__).run(batch)
+        floats.clear()
+        WatchedRun(reference, wanted, floats.__setitem__).run(batch)
         for name, (_, twin) in points.items():
-            signal[name] += power(floats[twin.name])
-
-        def compare(name: str, value: torch.Tensor, floats: Mapping[str, torch.Tensor] = floats) -> None:
-            noise[name] += power(floats[points[name][1].name] - value)
-
-        _Recorder(converted, {dequantized.name: name for name, (dequantized, _) in points.items()}, compare).run(batch)
+            signal[name] += power(floats[twin])
+        WatchedRun(converted, names, compare).run(batch)
     return tuple(
         Layer(node=name, op=op_name(twin), module=module_path(twin), sqnr=to_db(signal[name], noise[name]))
         for name, (_, twin) in points.items()
@@ -82,27 +84,3 @@ def _through_batch_norm(node: Node, kept: set[str]) -> Node:
     users = list(node.users)
     folded = len(users) == 1 and users[0].target in _BATCH_NORM and users[0].name not in kept
     return users[0] if folded else node
-
-
-class _Recorder(Interpreter):
-    """Runs a graph and hands out the values of some nodes as they are made.
-
-    Args:
-        module: The graph to run.
-        names: Which nodes' values are wanted, and under what name.
-        sink: Takes the name and the value.
-    """
-
-    def __init__(
-        self, module: GraphModule, names: Mapping[str, str], sink: Callable[[str, torch.Tensor], None]
-    ) -> None:
-        super().__init__(module)
-        self._names = names
-        self._sink = sink
-
-    def run_node(self, n: Node) -> Any:
-        """Run one node, and hand out its value if it is wanted."""
-        value = super().run_node(n)
-        if n.name in self._names:
-            self._sink(self._names[n.name], value)
-        return value

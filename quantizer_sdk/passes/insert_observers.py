@@ -22,34 +22,17 @@ __all__ = ["OBSERVER_PREFIX", "insert_observers"]
 OBSERVER_PREFIX = "activation_post_process_"
 
 _ATEN = torch.ops.aten
+
 # Ops whose results hold values of their operands alone, or zeros, which are in every range.
 _MOVES = frozenset(
-    overload
-    for packet in (
-        *(
-            _ATEN.view,
-            _ATEN.reshape,
-            _ATEN._unsafe_view,
-            _ATEN.flatten,
-            _ATEN.unflatten,
-            _ATEN.squeeze,
-            _ATEN.unsqueeze,
-        ),
-        *(
-            _ATEN.permute,
-            _ATEN.transpose,
-            _ATEN.t,
-            _ATEN.flip,
-            _ATEN.numpy_T,
-            _ATEN.expand,
-            _ATEN.expand_as,
-            _ATEN.repeat,
-        ),
-        *(_ATEN.slice, _ATEN.select, _ATEN.narrow, _ATEN.split, _ATEN.split_with_sizes, _ATEN.chunk, _ATEN.unbind),
-        *(_ATEN.cat, _ATEN.concat, _ATEN.stack, _ATEN.contiguous, _ATEN.clone, _ATEN.alias, _ATEN.detach),
-        *(_ATEN.max_pool1d, _ATEN.max_pool2d, _ATEN.max_pool3d, _ATEN.pad, _ATEN.constant_pad_nd),
+    (
+        *(_ATEN.view, _ATEN.reshape, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten, _ATEN.squeeze),
+        *(_ATEN.unsqueeze, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.flip, _ATEN.expand),
+        *(_ATEN.expand_as, _ATEN.repeat, _ATEN.slice, _ATEN.select, _ATEN.narrow, _ATEN.split, _ATEN.split_with_sizes),
+        *(_ATEN.chunk, _ATEN.unbind, _ATEN.cat, _ATEN.concat, _ATEN.stack, _ATEN.contiguous, _ATEN.clone),
+        *(_ATEN.alias, _ATEN.detach, _ATEN.max_pool1d, _ATEN.max_pool2d, _ATEN.max_pool3d),
+        *(_ATEN.pad, _ATEN.constant_pad_nd),
     )
-    for overload in (getattr(packet, name) for name in packet.overloads())  # type: ignore[no-untyped-call]
 )
 
 
@@ -101,7 +84,7 @@ def _is_seen(tensor: Node, name: str) -> bool:
     """Whether all values of a tensor go by this observer before: those that this op moves about."""
     if tensor.target is operator.getitem:
         return _is_seen(tensor.all_input_nodes[0], name)
-    if tensor.target not in _MOVES or (_value_padded(tensor) or 0) != 0:
+    if getattr(tensor.target, "overloadpacket", None) not in _MOVES or (_value_padded(tensor) or 0) != 0:
         return False
     return all(operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes)
 

@@ -24,7 +24,7 @@ from quantizer_sdk.observers.create import is_observer_call
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.passes.fit_bias import fit_bias
 from quantizer_sdk.passes.observer_qparams import Chosen, QParamsMaker
-from quantizer_sdk.provenance import describe, value_of
+from quantizer_sdk.provenance import describe, listed, value_of
 from quantizer_sdk.qdq import QParams, emit_cast, emit_dequantize, emit_quantize, quantize
 from quantizer_sdk.spec import ANNOTATION_KEY
 
@@ -156,10 +156,9 @@ def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> No
         if not _calibrated(modules[str(call.target)])
     }
     if missing:
-        names = "; ".join(f"{name} on the output of {where}" for name, where in list(missing.items())[:20])
-        more = f"; and {len(missing) - 20} more" if len(missing) > 20 else ""
+        names = listed([f"{name} on the output of {where}" for name, where in missing.items()], 20)
         message = (
-            f"{len(missing)} of {len({call.target for call in calls})} observers have seen no data: {names}{more}. "
+            f"{len(missing)} of {len({call.target for call in calls})} observers have seen no data: {names}. "
             "Run the prepared model on calibration data before convert_pt2e, on inputs that reach these tensors"
         )
         raise UncalibratedError(message)

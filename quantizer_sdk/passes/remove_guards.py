@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 __all__ = ["GUARDS", "Guards", "put_guards", "remove_guards", "take_guards"]
 
@@ -39,7 +39,7 @@ def take_guards(model: GraphModule) -> Guards | None:
     Quantizers of other libraries run passes on the graph that know no call of a module.
     """
     calls = [node for node in model.graph.nodes if node.op == "call_module" and node.target == GUARDS]
-    positions = {node: index for index, node in enumerate(_placeholders(model))}
+    positions = {node: index for index, node in enumerate(model.graph.find_nodes(op="placeholder"))}
     if len(calls) != 1 or not all(operand in positions for operand in calls[0].args):
         return None
     guards = Guards(model.get_submodule(GUARDS), tuple(positions[operand] for operand in calls[0].args))
@@ -49,13 +49,9 @@ def take_guards(model: GraphModule) -> Guards | None:
 
 def put_guards(model: GraphModule, guards: Guards) -> None:
     """Put hidden guards back, unless the model has fewer inputs now."""
-    inputs = _placeholders(model)
+    inputs = list(model.graph.find_nodes(op="placeholder"))
     if max(guards.inputs, default=0) >= len(inputs):
         return
     model.add_module(GUARDS, guards.module)
     with model.graph.inserting_after(inputs[-1]):
         model.graph.call_module(GUARDS, tuple(inputs[index] for index in guards.inputs))
-
-
-def _placeholders(model: GraphModule) -> list[Node]:
-    return [node for node in model.graph.nodes if node.op == "placeholder"]
