@@ -22,7 +22,7 @@ from quantizer_sdk.qdq import is_quantize
 from vendors.models import built
 from vendors.quantizers import Vendor
 
-__all__ = ["Converted", "Difference", "compared", "exported", "on_ours", "on_torchao"]
+__all__ = ["Converted", "Difference", "compared", "exported", "expressions", "on_ours", "on_torchao"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def compared(ours: Converted, theirs: Converted, batches: Sequence[torch.Tensor]
     """Compare the graphs node by node up to names, and their results to the bit."""
     models = [ours.model, theirs.model]
     assert all(model is not None for model in models)
-    numbers = _expressions(models)
+    numbers = expressions(models)
     outputs = [next(reversed(model.graph.nodes)) for model in models]
     here, there = (
         Counter(str(node.target) for node in dependencies_of(output) if node.op == "call_function")
@@ -150,7 +150,7 @@ def compared(ours: Converted, theirs: Converted, batches: Sequence[torch.Tensor]
     return Difference(len({numbers[output] for output in outputs}) > 1, tuple(more.items()), not equal)
 
 
-def _expressions(models: Sequence[GraphModule]) -> dict[Node, int]:
+def expressions(models: Sequence[GraphModule]) -> dict[Node, int]:
     """Return a number for each node, the same for nodes that compute the same of the same inputs and constants."""
     known: dict[Any, int] = {}
     numbers: dict[Node, int] = {}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its name everywhere
 
-__all__ = ["MODELS", "Model", "built"]
+__all__ = ["MODELS", "Model", "built", "dyadic", "exact_norm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ class _Attention(nn.Module):
         return x + self.out(torch.matmul(weights, self.v(y)))
 
 
-def _exact_norm(channels: int) -> nn.BatchNorm2d:
+def exact_norm(channels: int, eps: float = 2.0**-40) -> nn.BatchNorm2d:
     """Return a norm whose folding is exact in float32: every factor is a power of two, every shift has few bits."""
-    norm = nn.BatchNorm2d(channels, eps=2.0**-40)
+    norm = nn.BatchNorm2d(channels, eps=eps)
     with torch.no_grad():
         norm.running_var.copy_(4.0 ** torch.randint(-1, 2, (channels,)))
         norm.running_mean.copy_(torch.randint(-8, 8, (channels,)) / 8)
@@ -68,7 +68,7 @@ def _exact_norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-def _dyadic(layer: nn.Module) -> nn.Module:
+def dyadic(layer: nn.Module) -> nn.Module:
     """Round parameters to few bits, so that folding a norm into them is exact."""
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -97,7 +97,7 @@ _IMAGE, _ROWS = (2, 3, 12, 12), (4, 8)
 
 MODELS: dict[str, Model] = {
     "conv_bn_relu": Model(
-        make=lambda: _conv_net(_exact_norm, _dyadic), shape=_IMAGE, note="norms that fold exactly in float32 too"
+        make=lambda: _conv_net(exact_norm, dyadic), shape=_IMAGE, note="norms that fold exactly in float32 too"
     ),
     "residual": Model(
         make=lambda: _Apply(

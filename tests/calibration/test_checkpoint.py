@@ -1,17 +1,11 @@
 """A calibration that was interrupted goes on from its file, to the bit."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from calibration_cases import OBSERVERS, batches_of, prepared_with
 
 from quantizer_sdk import CalibrationError, UnsupportedError, calibrate, convert_pt2e, prepare_qat_pt2e
 from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, get_symmetric_quantization_config
-
-sys.path.insert(0, str(Path(__file__).parent / "scripts"))
-
-from cases import OBSERVERS, batches_of, prepared_with  # the ranks' own folder
 
 
 def stopping(batches, at):

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from calibration_cases import OBSERVERS, batches_of, prepared_with
 
 from quantizer_sdk import calibrate
+from quantizer_sdk.observers import MinMaxObserver
 
 SCRIPTS = Path(__file__).parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from cases import OBSERVERS, batches_of, prepared_with  # noqa: E402  # the ranks' own folder
-
-from quantizer_sdk.observers import MinMaxObserver  # noqa: E402  # sorted behind it
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPTS.parents[1])}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,12 @@ def ranks(tmp_path_factory):
         SCRIPTS / "ranks.py",
     ]
     done = subprocess.run(
-        [str(word) for word in (*command, folder)], capture_output=True, text=True, timeout=240, check=False
+        [str(word) for word in (*command, folder)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
@@ -132,7 +135,7 @@ def test_a_rank_that_is_killed_ends_the_other_within_30_seconds_and_is_named():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    environment = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
             [sys.executable, str(SCRIPTS / "killed.py")],

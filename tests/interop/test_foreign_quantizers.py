@@ -4,6 +4,7 @@ Where the two differ, the test names the reason: what torchao's engine is known 
 """
 
 import copy
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,12 @@ import quantizer_sdk as q
 from quantizer_sdk.constants import dependencies_of
 from quantizer_sdk.qdq import is_dequantize, is_quantize
 
+BENCHMARKS = Path(q.__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))  # the benchmarks are scripts and no package
+
+from vendors.engines import expressions  # noqa: E402  # found there
+from vendors.models import dyadic, exact_norm  # noqa: E402  # as well
+
 IMAGE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 ROWS = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
 
@@ -30,25 +37,6 @@ ROWS = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
 def peer(**options):
     config = get_symmetric_quantization_config(is_per_channel=True, **options)
     return XNNPACKQuantizer().set_global(config)
-
-
-def exact_norm(channels):
-    """Return a batch norm whose folding is exact in float32: every factor is a power of two."""
-    norm = nn.BatchNorm2d(channels, eps=0.0)
-    with torch.no_grad():
-        norm.running_var.copy_(4.0 ** torch.randint(-1, 2, (channels,)))
-        norm.running_mean.copy_(torch.randint(-8, 8, (channels,)) / 8)
-        norm.weight.copy_(2.0 ** torch.randint(-1, 2, (channels,)))
-        norm.bias.copy_(torch.randint(-8, 8, (channels,)) / 8)
-    return norm
-
-
-def dyadic(layer):
-    """Round the parameters of a layer to few bits, so that what folding computes of them is exact."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.round(parameter * 64) / 64)
-    return layer
 
 
 def other_norm():
@@ -76,7 +64,7 @@ def models():
         "average_pool": (nn.Sequential(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(4, 2)), IMAGE),
         "depthwise": (nn.Sequential(conv(3, 6, 3, groups=3), nn.ReLU6(), conv(6, 4, 1)), IMAGE),
         "hardtanh": (nn.Sequential(conv(3, 4, 3), nn.Hardtanh()), IMAGE),
-        "batch_norm": (nn.Sequential(dyadic(conv(3, 4, 3)), exact_norm(4), nn.ReLU(), conv(4, 4, 1)), IMAGE),
+        "batch_norm": (nn.Sequential(dyadic(conv(3, 4, 3)), exact_norm(4, eps=0.0), nn.ReLU(), conv(4, 4, 1)), IMAGE),
         "moved": (
             Apply(lambda s, x: s.b(s.a(x).reshape(-1, 4).t().flatten()[:8]), a=linear(8, 8), b=linear(8, 8)),
             ROWS,
@@ -141,27 +129,6 @@ class Both:
     def results(self, name):
         index = self.names.index(name)
         return [results[index] for results in self._results]
-
-
-def expressions(converted):
-    """Return a number for each node, the same for nodes that compute the same of the same inputs and constants."""
-    known, numbers = {}, {}
-
-    def of(value):
-        if isinstance(value, torch.fx.Node):
-            return numbers[value]
-        return tuple(map(of, value)) if isinstance(value, (list, tuple)) else value
-
-    for model in converted:
-        for node in model.graph.nodes:
-            if node.op == "get_attr":
-                path, _, name = node.target.rpartition(".")
-                tensor = getattr(model.get_submodule(path), name)
-                key = ("constant", tensor.is_floating_point(), tuple(tensor.shape), tuple(tensor.flatten().tolist()))
-            else:
-                key = (node.op, str(node.target), of(node.args), of(tuple(sorted(node.kwargs.items()))))
-            numbers[node] = known.setdefault(key, len(known))
-    return numbers
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +257,7 @@ def test_the_channel_axis_of_a_transposed_convolution_in_training():
 # On the kernels
 
 
-def test_its_codes_run_on_integer_kernels(export, monkeypatch):
-    monkeypatch.syspath_prepend(Path(q.__file__).parents[1] / "benchmarks")
+def test_its_codes_run_on_integer_kernels(export):
     from peers.xnnpack import PEER
 
     assert PEER.schemes().keys() == {"s8.pc", "s8.pt"}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from observed import ends, observe
 from torch import nn
 
 from quantizer_sdk import InvalidSpecError, calibrate, convert_pt2e, prepare_pt2e
@@ -20,17 +21,6 @@ from quantizer_sdk.observers import (
 from quantizer_sdk.observers.counting import CountingObserver
 
 SYMMETRIC, AFFINE = torch.per_tensor_symmetric, torch.per_tensor_affine
-
-
-def observe(observer, *batches):
-    for batch in batches:
-        observer(batch)
-    return observer
-
-
-def ends(observer):
-    low, high = observer.observed_range()
-    return float(low), float(high)
 
 
 def values(count, seed):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torchao.quantization.pt2e as torchao_pt2e
+from observed import ends, observe
 from quantizers import INT8, WEIGHT8, SmallTable
 from torch import nn
 
@@ -42,17 +43,6 @@ COUNTING = [HistogramObserver, MSEObserver, PercentileObserver]
 PER_TENSOR = [MinMaxObserver, MovingAverageMinMaxObserver, RecordingObserver, *COUNTING]
 PER_CHANNEL = [PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver]
 ALL = [*PER_TENSOR, *PER_CHANNEL]
-
-
-def observe(observer, *batches):
-    for batch in batches:
-        observer(batch)
-    return observer
-
-
-def ends(observer):
-    low, high = observer.observed_range()
-    return low.tolist(), high.tolist()
 
 
 # What every observer does

@@ -7,7 +7,7 @@ import time
 
 import torch
 import torch.distributed as dist
-from cases import batches_of, prepared_with
+from calibration_cases import batches_of, prepared_with
 
 from quantizer_sdk import CalibrationError, calibrate
 from quantizer_sdk.observers import MinMaxObserver

@@ -1,4 +1,4 @@
-"""What both the ranks and the process that judges them make: a prepared model, and batches."""
+"""What calibration is tested with, in one process and on several ranks: a prepared model, and batches."""
 
 import torch
 from torch import nn
