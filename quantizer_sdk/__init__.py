@@ -8,6 +8,7 @@ from quantizer_sdk.errors import (
     AlreadyPreparedError,
     BackendError,
     CalibrationError,
+    CoverageError,
     GraphError,
     InvalidAnnotationError,
     InvalidSpecError,
@@ -37,7 +38,8 @@ from quantizer_sdk.modes import (
 from quantizer_sdk.profile import Profile
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
-from quantizer_sdk.report import Explanation, OpRecord, explain
+from quantizer_sdk.refusal import Refusal
+from quantizer_sdk.report import Coverage, CoverageWarning, Explanation, Finding, OpRecord, TensorRecord, explain
 from quantizer_sdk.smoothing import smooth_quant
 from quantizer_sdk.spec import (
     DerivedQuantizationSpec,
@@ -76,10 +78,14 @@ __all__ = [
     "CalibrationError",
     "Check",
     "ComposableQuantizer",
+    "Coverage",
+    "CoverageError",
+    "CoverageWarning",
     "DerivedQuantizationSpec",
     "EdgeOrNode",
     "Executable",
     "Explanation",
+    "Finding",
     "FixedQParamsQuantizationSpec",
     "GraphError",
     "InvalidAnnotationError",
@@ -104,6 +110,7 @@ __all__ = [
     "QuantizationSpecBase",
     "Quantizer",
     "QuantizerError",
+    "Refusal",
     "ReportError",
     "Role",
     "RoundedQuantizationSpec",
@@ -115,6 +122,7 @@ __all__ = [
     "SharingError",
     "Step",
     "TableQuantizer",
+    "TensorRecord",
     "UncalibratedError",
     "UnsupportedError",
     "UnusedRuleWarning",

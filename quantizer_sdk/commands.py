@@ -95,6 +95,9 @@ def explain(
     *,
     backend: _BackendOption = "xnnpack",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with a table to search and sort to this file.")
+    ] = None,
 ) -> None:
     """Say what the backend's quantizer would make of each op of a model, and why not; needs no data."""
     with readable_errors():
@@ -104,6 +107,8 @@ def explain(
 
         quantizer = find_backend(backend).quantizer()
         explanation = explain_model(load_exported(path).module(), quantizer=quantizer)
+        if html is not None:
+            html.write_text(explanation.to_html(f"{path.name} on {backend}"), encoding="utf-8")
         typer.echo(explanation.to_json() if as_json else str(explanation))
 
 

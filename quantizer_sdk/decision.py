@@ -9,9 +9,12 @@ from torch.fx import Node
 
 from quantizer_sdk.provenance import module_path, op_name, source_line
 
-__all__ = ["Absorbed", "Decision", "absorb", "decision_of", "record"]
+__all__ = ["DECISION_KEY", "RECORD_KEY", "Absorbed", "Decision", "absorb", "decision_of", "record"]
 
 DECISION_KEY = "quantizer_sdk_decision"
+RECORD_KEY = "quantizer_sdk_record"
+"""Where the metadata of an op has the name by which the report that was frozen when it was prepared knows it."""
+
 _FOLDED = "folded into the constants of"
 
 
@@ -32,14 +35,20 @@ class Decision:
 
     Attributes:
         row: Name of the table row that claimed it; None where none did.
+        rule: The words for the rule that gave it its config; None where no row claimed it.
         reason: Why it was left float, or what a user should know about how it is quantized.
+        cause: The kind of that reason, a key of `refusal.ADVICE`; None where a row claimed it.
+        advice: What would change it.
         absorbed: Ops that were folded into this one.
         fused_into: Name of the op at whose output the kernel that computes this one requantizes; None if its own.
         shares: Whether it only moves codes, with the qparams of its operand.
     """
 
     row: str | None = None
+    rule: str | None = None
     reason: str | None = None
+    cause: str | None = None
+    advice: str | None = None
     absorbed: tuple[Absorbed, ...] = ()
     fused_into: str | None = None
     shares: bool = False

@@ -7,6 +7,7 @@ __all__ = [
     "AlreadyPreparedError",
     "BackendError",
     "CalibrationError",
+    "CoverageError",
     "GraphError",
     "InvalidAnnotationError",
     "InvalidSpecError",
@@ -66,6 +67,10 @@ class AlreadyConvertedError(QuantizerError, ValueError):
 
 class NothingAnnotatedError(QuantizerError, ValueError):
     """The quantizer claimed no op of the model at all."""
+
+
+class CoverageError(QuantizerError, ValueError):
+    """Less of the model is quantized than `coverage` asks for; names each op that is left float, and why."""
 
 
 class CalibrationError(QuantizerError, ValueError):

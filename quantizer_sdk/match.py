@@ -13,6 +13,7 @@ from torch.fx import Graph, Node
 from quantizer_sdk.constants import constant_nodes
 from quantizer_sdk.operands import argument, is_written, tensor_operands
 from quantizer_sdk.provenance import value_of
+from quantizer_sdk.refusal import CONSTANT, DTYPE, Refusal, as_refusal
 from quantizer_sdk.spec import granularity_of
 from quantizer_sdk.table import Operand, QuantizationConfig, Role, Row
 
@@ -30,11 +31,13 @@ class Match:
         row: The row.
         nodes: One node a step.
         config: The config of the first step, which rules the whole.
+        rule: The words for the rule that gave it.
     """
 
     row: Row
     nodes: tuple[Node, ...]
     config: QuantizationConfig
+    rule: str = ""
 
     @property
     def output(self) -> Node:
@@ -60,15 +63,19 @@ class Refusals:
     """Why no row claimed a node: the words of every check and rule that said no, without repetition."""
 
     def __init__(self) -> None:
-        self._reasons: dict[Node, dict[str, None]] = defaultdict(dict)
+        self._reasons: dict[Node, dict[str, Refusal]] = defaultdict(dict)
 
     def add(self, node: Node, reason: str) -> None:
         """Note a reason."""
-        self._reasons[node][reason] = None
+        self._reasons[node].setdefault(reason, as_refusal(reason))
 
-    def of(self, node: Node) -> str | None:
-        """Return all reasons for a node, or None."""
-        return "; ".join(self._reasons[node]) if node in self._reasons else None
+    def of(self, node: Node) -> Refusal | None:
+        """Return all reasons for a node as one, of the first one's kind, or None."""
+        if node not in self._reasons:
+            return None
+        reasons = list(self._reasons[node].values())
+        advice = "; or ".join(dict.fromkeys(reason.advice for reason in reasons))
+        return Refusal("; ".join(reasons), advice=advice, cause=reasons[0].cause)
 
 
 def find_matches(
@@ -94,7 +101,7 @@ def find_matches(
             for first in by_target.get(target, ()):
                 match = _match(row, first, configure, claimed, refusals)
                 if match is not None and not row.share and match.output in constant:
-                    refusals.add(first, f"{row.name}: it computes a constant, before run time")
+                    refusals.add(first, Refusal(f"{row.name}: it computes a constant, before run time", cause=CONSTANT))
                 elif match is not None:
                     claimed.update(match.nodes)
                     matches.append(match)
@@ -117,14 +124,14 @@ def _match(row: Row, first: Node, configure: Configure, claimed: set[Node], refu
     for node in nodes:
         config, rule = configure(node)
         if config is None:
-            refusals.add(first, rule if node is first else f"{node.name}: {rule}")
+            refusals.add(first, rule if node is first else as_refusal(rule).behind(f"{node.name}: "))
             return None
-        configs.append(config)
-    match = Match(row, nodes, configs[0])
+        configs.append((config, rule))
+    match = Match(row, nodes, *configs[0])
     for check in (operands_fit, *row.checks):
         reason = check(match)
         if reason is not None:
-            refusals.add(first, f"{row.name}: {reason}")
+            refusals.add(first, as_refusal(reason).behind(f"{row.name}: "))
             return None
     return match
 
@@ -151,7 +158,8 @@ def operands_fit(match: Match) -> str | None:
             return f"operand {name!r} is the number {value}, and kernels take tensors"
         example = value_of(value)
         if isinstance(example, torch.Tensor) and not example.is_floating_point():
-            return f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
+            words = f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
+            return Refusal(words, cause=DTYPE, advice="nothing, as long as it computes on integers: it stays exact")
         if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
             return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
     return _run_time_fits(match)

@@ -32,13 +32,14 @@ from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe_point, listed, location_of, shape_of
 from quantizer_sdk.quantizer import Quantizer, QuantizerLike, as_quantizer, name_of
-from quantizer_sdk.report import explain, freeze_report
+from quantizer_sdk.report import IGNORE, Coverage, as_coverage, check_coverage, explain, freeze_report
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
 
 __all__ = ["annotate", "convert_pt2e", "prepare_pt2e", "prepare_qat_pt2e", "tidy"]
 
 _GUARDS_KEY = "quantizer_sdk_guards"
+_USERS_FRAME = 4  # above _insert, prepare_pt2e, and what holds garbage collection off around it
 
 _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int] | None], nn.Module]
 
@@ -96,12 +97,14 @@ def _on_every_graph(model: GraphModule, function: Callable[[GraphModule], GraphM
 
 
 @without_collection()
-def prepare_pt2e(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
+def prepare_pt2e(model: GraphModule, quantizer: QuantizerLike, *, coverage: Coverage | str = IGNORE) -> GraphModule:
     """Insert observers where the quantizer wants them, for post-training quantization.
 
     Args:
         model: `torch.export.export(model.eval(), ...).module()`. It is left as it was; the result shares its weights.
         quantizer: Says what is quantized, and how. One written against torchao is taken as it is.
+        coverage: "warn", "error" or "ignore" where a convolution or product of matrices is left float, other than by a
+            rule of the user's; or a `Coverage` with thresholds.
 
     Returns:
         A module with the same inputs and outputs that observes its tensors when run; give it calibration data, then
@@ -113,27 +116,30 @@ def prepare_pt2e(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
         AlreadyPreparedError: It holds observers.
         AlreadyConvertedError: It is quantized.
         NothingAnnotatedError: The quantizer claimed nothing; says why, op by op.
+        CoverageError: It claimed less than `coverage` asks for; says of each op why.
+        RuleError: `coverage` is none.
         InvalidAnnotationError: An annotation does not fit the graph.
         SharingError: Shared specs lead nowhere, or conflict.
         InvalidSpecError: An observer refuses the fields of its spec.
         UnsupportedError: A spec or an observer of another library asks for what the engine does not know.
     """
-    quantizer = as_quantizer(quantizer)
+    wanted, quantizer = as_coverage(coverage), as_quantizer(quantizer)
     result = annotate(model, quantizer)
-    _insert(result, quantizer, lambda spec, location, sources, _shape: create_observer(spec, location, sources))
+    _insert(result, quantizer, lambda spec, location, sources, _shape: create_observer(spec, location, sources), wanted)
     run_plainly(result)
     verify(result, Stage.PREPARED, after="insert_observers")
     return result
 
 
 @without_collection()
-def prepare_qat_pt2e(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
+def prepare_qat_pt2e(model: GraphModule, quantizer: QuantizerLike, *, coverage: Coverage | str = IGNORE) -> GraphModule:
     """Insert fake quantizers where the quantizer wants them, for training with quantization.
 
     Args:
         model: `torch.export.export(model, ...).module()`, exported in either mode. It is left as it was: the result has
             weights of its own, which training changes.
         quantizer: Says what is quantized, and how. Specs that name an observer get a fake quantizer around it.
+        coverage: As in `prepare_pt2e`.
 
     Returns:
         A module with the same inputs and outputs, in training mode, that rounds its tensors as inference will.
@@ -146,14 +152,16 @@ def prepare_qat_pt2e(model: GraphModule, quantizer: QuantizerLike) -> GraphModul
         AlreadyPreparedError: It holds observers.
         AlreadyConvertedError: It is quantized.
         NothingAnnotatedError: The quantizer claimed nothing; says why, op by op.
+        CoverageError: It claimed less than `coverage` asks for; says of each op why.
+        RuleError: `coverage` is none.
         InvalidAnnotationError: An annotation does not fit the graph.
         SharingError: Shared specs lead nowhere.
         InvalidSpecError: A fake quantizer refuses the fields of its spec.
         UnsupportedError: A spec or an observer of another library asks for what the engine does not know.
     """
-    quantizer = as_quantizer(quantizer)
+    wanted, quantizer = as_coverage(coverage), as_quantizer(quantizer)
     result = annotate_for_training(model, quantizer)
-    _insert(result, quantizer, create_fake_quantize)
+    _insert(result, quantizer, create_fake_quantize, wanted)
     for path, graph in graphs_of(result):
         show_batch_norm(graph)
         show_dropout(graph)
@@ -177,13 +185,13 @@ def _learn_from_one_rank(module: nn.Module) -> None:
         module.synchronize = False
 
 
-def _insert(result: GraphModule, quantizer: Quantizer, create: _Create) -> None:
+def _insert(result: GraphModule, quantizer: Quantizer, create: _Create, coverage: Coverage) -> None:
     """Plan what the annotations ask for, and put observers or fake quantizers into every graph."""
     graphs = list(graphs_of(result))
     plans = [build_plan(graph) for _path, graph in graphs]
     if not any(plan.groups for plan in plans):
         raise NothingAnnotatedError(_nothing_annotated(result, quantizer))
-    freeze_report(result)
+    check_coverage(freeze_report(result), coverage, stacklevel=_USERS_FRAME)
     device = _device(result)
     for (_path, graph), plan in zip(graphs, plans, strict=True):
         observers: list[nn.Module] = []

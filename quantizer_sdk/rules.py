@@ -9,12 +9,33 @@ import torch
 from torch.fx import Node
 
 from quantizer_sdk.errors import RuleError
+from quantizer_sdk.near_misses import close_names, close_paths
 from quantizer_sdk.provenance import module_types, origin_of
+from quantizer_sdk.refusal import EXCLUDED, FILTERED, UNCOVERED, Refusal
 from quantizer_sdk.table import QuantizationConfig
 
-__all__ = ["Rules"]
+__all__ = ["Rules", "UnusedRule", "overloads_of"]
 
 _Config = QuantizationConfig | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedRule:
+    """A rule that no op meets.
+
+    Attributes:
+        words: What it is for, as "module name 'conv'".
+        near: What the model has that is written much like it, the likeliest first: of the rule's own kind.
+        kind: "module name", "module type" or "op type".
+    """
+
+    words: str
+    near: tuple[str, ...] = ()
+    kind: str = ""
+
+    def __str__(self) -> str:
+        guess = " or ".join(repr(name) for name in self.near)
+        return f"{self.words} (did you mean {guess}?)" if guess else self.words
 
 
 @dataclass(slots=True)
@@ -28,6 +49,7 @@ class Rules:
         operators: The overloads of each op that a rule was set for, by the op's name: one, or all of a packet.
         global_config: Config of all other ops, as (config,), so that None can be one; empty where none was set.
         node_filter: Ops for which it returns False are left float.
+        global_words: Names the global config in reasons.
     """
 
     module_names: dict[str, _Config] = field(default_factory=dict)
@@ -36,6 +58,7 @@ class Rules:
     operators: dict[str, tuple[torch._ops.OpOverload, ...]] = field(default_factory=dict)
     global_config: tuple[_Config, ...] = ()
     node_filter: Callable[[Node], bool] | None = None
+    global_words: str = "all ops (global)"
 
     @property
     def empty(self) -> bool:
@@ -50,10 +73,14 @@ class Rules:
     def config_of(self, node: Node) -> tuple[_Config, str]:
         """Return an op's config and the words for the rule that gave it."""
         if not self.admits(node):
-            return None, "excluded by the filter function"
+            return None, Refusal("excluded by the filter function", cause=FILTERED)
         for key, config in self._candidates(node):
-            return config, f"excluded by the rule for {key}" if config is None else f"the rule for {key}"
-        return None, "no rule covers it: there is no global config, and no rule for its module or op"
+            if config is not None:
+                return config, f"the rule for {key}"
+            advice = f"remove the rule for {key}, or give it a config in the place of None"
+            return None, Refusal(f"excluded by the rule for {key}", cause=EXCLUDED, advice=advice)
+        words = "no rule covers it: there is no global config, and no rule for its module or op"
+        return None, Refusal(words, cause=UNCOVERED)
 
     def admits(self, node: Node) -> bool:
         """Whether the filter function, if there is one, lets an op be quantized."""
@@ -75,10 +102,10 @@ class Rules:
         for target in dict.fromkeys((origin_of(node), node.target)):  # the user's own op goes before what it became
             if target in self.operator_types:
                 return [(f"op type {target}", self.operator_types[target])]
-        return [("all ops (global)", self.global_config[0])] if self.global_config else []
+        return [(self.global_words, self.global_config[0])] if self.global_config else []
 
-    def unused(self, nodes: list[Node]) -> list[str]:
-        """Return the words of every rule that no op meets, whatever rule goes before it."""
+    def unused(self, nodes: list[Node]) -> list[UnusedRule]:
+        """Return every rule that no op meets, whatever rule goes before it."""
         paths: set[str] = set()
         kinds: set[str] = set()
         targets = {target for node in nodes for target in (node.target, origin_of(node))}
@@ -87,10 +114,14 @@ class Rules:
                 kinds.add(kind)
                 parts = path.split(".")
                 paths.update(".".join(parts[:length]) for length in range(1, len(parts) + 1))
+        missed_names = [name for name in self.module_names if name not in paths]
+        missed_types = [kind for kind in self.module_types if kind not in kinds]
+        missed_ops = [name for name, overloads in self.operators.items() if targets.isdisjoint(overloads)]
+        called = sorted({str(target) for target in targets})
         return [
-            *(f"module name {name!r}" for name in self.module_names if name not in paths),
-            *(f"module type {kind}" for kind in self.module_types if kind not in kinds),
-            *(f"op type {name}" for name, overloads in self.operators.items() if targets.isdisjoint(overloads)),
+            *(UnusedRule(f"module name {n!r}", close_paths(n, paths), "module name") for n in missed_names),
+            *(UnusedRule(f"module type {kind}", close_names(kind, kinds), "module type") for kind in missed_types),
+            *(UnusedRule(f"op type {name}", close_names(name, called, part=1), "op type") for name in missed_ops),
         ]
 
 

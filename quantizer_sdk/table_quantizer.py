@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,10 +16,12 @@ from quantizer_sdk.decision import Decision, decision_of, record
 from quantizer_sdk.errors import RuleError
 from quantizer_sdk.match import Match, Refusals, claims, find_matches, is_constant
 from quantizer_sdk.passes.rewrite_ops import Rewrite, rewrite_ops
-from quantizer_sdk.provenance import op_name
+from quantizer_sdk.provenance import module_path, op_name
 from quantizer_sdk.quantizer import Quantizer
+from quantizer_sdk.refusal import CONSTANT, FLOAT_NEIGHBOURS, NO_ROW, Refusal
 from quantizer_sdk.report import is_op
-from quantizer_sdk.rules import Rules, overloads_of
+from quantizer_sdk.rules import Rules, UnusedRule, overloads_of
+from quantizer_sdk.several_readers import SeveralReaders
 from quantizer_sdk.spec import (
     ANNOTATION_KEY,
     EdgeOrNode,
@@ -148,16 +151,19 @@ class TableQuantizer(Quantizer):
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate every op that a row and a rule claim, and note for every other one why it stays float."""
         rules = self._effective_rules()
+        unused = rules.unused([node for node in nodes_of(model) if is_op(node)])
+        readers = SeveralReaders(self.rows)
         for _path, graph in graphs_of(model):
-            self._annotate_graph(graph, rules)
-        self._report_unused(model, rules)
+            self._annotate_graph(graph, rules, readers)
+            _advise_on_unused(graph, unused)
+        self._report_unused(model, unused)
         return model
 
     def violations(self, model: GraphModule) -> list[str]:
         """Return what is annotated in a graph, by whatever code, but no row computes: see `table_violations`."""
         return table_violations(model, self.rows)
 
-    def _annotate_graph(self, model: GraphModule, rules: Rules) -> None:
+    def _annotate_graph(self, model: GraphModule, rules: Rules, readers: SeveralReaders) -> None:
         claimed = {node for node in model.graph.nodes if ANNOTATION_KEY in node.meta}
         refusals = Refusals()
         compute = [row for row in self.rows if not row.share]
@@ -169,20 +175,37 @@ class TableQuantizer(Quantizer):
         for node in model.graph.nodes:
             if is_op(node) and decision_of(node).row is None and ANNOTATION_KEY not in node.meta:
                 config, rule = rules.config_of(node)
-                reason = refusals.of(node) or (f"no row for {op_name(node)}" if config is not None else rule)
-                record(node, Decision(reason=reason))
+                why: Refusal | str | None = refusals.of(node) or (rule if config is None else readers.of(node))
+                why = why or Refusal(f"no row for {op_name(node)}", cause=NO_ROW)
+                assert isinstance(why, Refusal)
+                record(node, Decision(reason=str(why), cause=why.cause, advice=why.advice))
 
     def _effective_rules(self) -> Rules:
         if not self._rules.empty or (default := self.default_config()) is None:
             return self._rules
-        return Rules(global_config=(default,), node_filter=self._rules.node_filter)
+        words = "all ops (the default config)"
+        return Rules(global_config=(default,), node_filter=self._rules.node_filter, global_words=words)
 
-    def _report_unused(self, model: GraphModule, rules: Rules) -> None:
-        unused = rules.unused([node for node in nodes_of(model) if is_op(node)])
+    def _report_unused(self, model: GraphModule, unused: list[UnusedRule]) -> None:
         if unused:
-            note = f"{type(self).__name__}: these rules match no op of the model: {', '.join(unused)}"
+            note = f"{type(self).__name__}: these rules match no op of the model: {', '.join(map(str, unused))}"
             model.meta["quantizer_sdk_notes"] = (*model.meta.get("quantizer_sdk_notes", ()), note)
             warnings.warn(note, UnusedRuleWarning, stacklevel=2)
+
+
+def _advise_on_unused(model: GraphModule, unused: list[UnusedRule]) -> None:
+    """Tell each op that a rule was perhaps meant for of that rule: it goes by another one, or by none."""
+    meant = {rule.near[0]: rule for rule in unused if rule.near and rule.kind == "module name"}
+    for node in model.graph.nodes if meant else ():
+        parts = module_path(node).split(".")
+        for length in range(len(parts), 0, -1):
+            rule = meant.get(name := ".".join(parts[:length]))
+            if rule is not None and is_op(node):
+                decision = decision_of(node)
+                words = f"write {name!r} if the rule for {rule.words}, which no op meets, is meant for this op"
+                advice = words if decision.advice is None else f"{words}; or {decision.advice}"
+                record(node, dataclasses.replace(decision, advice=advice, absorbed=()))
+                break
 
 
 def _checked(config: QuantizationConfig | None) -> QuantizationConfig | None:
@@ -211,7 +234,7 @@ def _annotate(match: Match) -> None:
     for node in match.nodes:
         inner = None if node is match.output else match.output.name
         _annotation_of(node)
-        record(node, Decision(row=match.row.name, fused_into=inner, reason=match.row.remark))
+        record(node, Decision(row=match.row.name, rule=match.rule, fused_into=inner, reason=match.row.remark))
     points: dict[Role, tuple[EdgeOrNode, QuantizationSpecBase]] = {}
     biases: list[tuple[Node, Node, ProductBiasSpec]] = []
     for node, _name, operand, value in match.operands():
@@ -236,7 +259,8 @@ def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusal
     for match in matches:
         if all(isinstance(value, Node) and is_constant(value) for _node, _name, _operand, value in match.operands()):
             # Codes of its result would be of the wrong kind for the op that reads them: it has a spec for its weight.
-            refusals.add(match.output, f"{match.row.name}: it moves a constant, which is computed before run time")
+            words = f"{match.row.name}: it moves a constant, which is computed before run time"
+            refusals.add(match.output, Refusal(words, cause=CONSTANT))
         else:
             match_of[match.output] = match
     frontier = [node for node in match_of if _touches_quantized(node)]
@@ -252,9 +276,11 @@ def _annotate_moving(model: GraphModule, matches: list[Match], refusals: Refusal
             continue
         name = match_of[node].row.name
         if node not in reached:
-            refusals.add(node, f"{name}: it moves float data: neither its operands nor its users are quantized")
+            words = f"{name}: it moves float data: neither its operands nor its users are quantized"
+            refusals.add(node, Refusal(words, cause=FLOAT_NEIGHBOURS))
         elif not _share(match_of[node]):
-            refusals.add(node, f"{name}: its operand is float, and its config has no spec for input activations")
+            words = f"{name}: its operand is float, and its config has no spec for input activations"
+            refusals.add(node, Refusal(words, cause=FLOAT_NEIGHBOURS))
 
 
 def _follow_fixed(model: GraphModule) -> None:
@@ -313,5 +339,5 @@ def _share(match: Match) -> bool:
         if operand is not first:
             annotation.input_qspec_map[operand] = shared
     annotation.output_qspec = shared
-    record(node, Decision(row=match.row.name, shares=True, reason=match.row.remark))
+    record(node, Decision(row=match.row.name, rule=match.rule, shares=True, reason=match.row.remark))
     return True

@@ -16,6 +16,7 @@ from quantizer_sdk.constants import Constants, sibling
 from quantizer_sdk.decision import absorb
 from quantizer_sdk.operands import argument, replace_argument
 from quantizer_sdk.provenance import value_of
+from quantizer_sdk.refusal import MULTI_USER, NOT_FOLDED, Refusal, as_refusal
 
 __all__ = [
     "FOLDABLE",
@@ -95,22 +96,31 @@ def fold_batch_norm(model: GraphModule) -> None:
             constants.release(node)
 
 
-def why_not_folded(norm: Node) -> str | None:
+def why_not_folded(norm: Node) -> Refusal | None:
     """Return what keeps a batch norm from being folded now, in words for the user, or None."""
     never = why_never_folded(norm)
     if never is None and argument(norm, "training"):
-        return "batch_norm was exported in training mode; call model.eval() before exporting"
+        words = "batch_norm was exported in training mode; call model.eval() before exporting"
+        return Refusal(words, cause=NOT_FOLDED, advice="export model.eval()")
     return never
 
 
-def why_never_folded(norm: Node) -> str | None:
+def why_never_folded(norm: Node) -> Refusal | None:
     """Return what keeps a batch norm from being folded in inference, in words for the user, or None."""
+    layer = argument(norm, "input")
+    if isinstance(layer, Node) and layer.target in FOLDABLE and len(layer.users) > 1:
+        others = ", ".join(user.name for user in layer.users if user is not norm)
+        words = f"{layer.name} also feeds {others}, so batch_norm cannot be folded into it"
+        advice = f"let {others} read what is behind batch_norm, or compute {layer.name} once for each"
+        return Refusal(words, cause=MULTI_USER, advice=advice)
+    why = _why_no_pair(norm)
+    return None if why is None else as_refusal(why, NOT_FOLDED)
+
+
+def _why_no_pair(norm: Node) -> str | None:
     layer = argument(norm, "input")
     if not isinstance(layer, Node) or layer.target not in FOLDABLE:
         return f"batch_norm follows {layer}, which is no convolution or linear layer to fold it into"
-    if len(layer.users) > 1:
-        others = ", ".join(user.name for user in layer.users if user is not norm)
-        return f"{layer.name} also feeds {others}, so batch_norm cannot be folded into it"
     constants = _tensors(layer, norm)
     for constant in constants:
         if constant is not None and (not isinstance(constant, Node) or constant.op != "get_attr"):

@@ -17,14 +17,14 @@ from quantizer_sdk.observers.derived import is_derived
 from quantizer_sdk.operands import argument
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
-__all__ = ["OBSERVER_PREFIX", "insert_observers"]
+__all__ = ["MOVES", "OBSERVER_PREFIX", "insert_observers"]
 
 OBSERVER_PREFIX = "activation_post_process_"
 
 _ATEN = torch.ops.aten
 
 # Ops whose results hold values of their operands alone, or zeros, which are in every range.
-_MOVES = frozenset(
+MOVES = frozenset(
     (
         *(_ATEN.view, _ATEN.reshape, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten, _ATEN.squeeze),
         *(_ATEN.unsqueeze, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.flip, _ATEN.expand),
@@ -84,7 +84,7 @@ def _is_seen(tensor: Node, name: str) -> bool:
     """Whether all values of a tensor go by this observer before: those that this op moves about."""
     if tensor.target is operator.getitem:
         return _is_seen(tensor.all_input_nodes[0], name)
-    if getattr(tensor.target, "overloadpacket", None) not in _MOVES or (_value_padded(tensor) or 0) != 0:
+    if getattr(tensor.target, "overloadpacket", None) not in MOVES or (_value_padded(tensor) or 0) != 0:
         return False
     return all(operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes)
 

@@ -17,11 +17,12 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.constants import Constants, constant_nodes, erase_unused
-from quantizer_sdk.decision import DECISION_KEY
+from quantizer_sdk.decision import DECISION_KEY, RECORD_KEY
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import CalibrationError, NonFiniteError, QuantizerError, UncalibratedError
 from quantizer_sdk.observers.create import is_observer_call
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
+from quantizer_sdk.observers.seen import SEEN_KEY, Seen, seen_by
 from quantizer_sdk.passes.fit_bias import fit_bias
 from quantizer_sdk.passes.observer_qparams import Chosen, QParamsMaker
 from quantizer_sdk.provenance import describe, listed, value_of
@@ -31,7 +32,12 @@ from quantizer_sdk.spec import ANNOTATION_KEY
 __all__ = ["QDQWriter", "observers_to_qdq"]
 
 # What a node knows about itself; all else that it carries tells where it comes from.
-_OF_ITSELF = frozenset({"val", "tensor_meta", "example_value", "unbacked_bindings", ANNOTATION_KEY, DECISION_KEY})
+_OF_ITSELF = frozenset(
+    (
+        *("val", "tensor_meta", "example_value", "unbacked_bindings"),
+        *(ANNOTATION_KEY, DECISION_KEY, RECORD_KEY, SEEN_KEY),
+    )
+)
 
 
 def observers_to_qdq(model: GraphModule, *, fold_quantize: bool = True, tensor_qparams: bool = False) -> None:
@@ -92,6 +98,7 @@ class QDQWriter:
         _choose(again, self._modules, self._chosen)
         self._maker = QParamsMaker(model, self._constants, tensor_qparams=tensor_qparams)
         self._examples = _Examples()
+        self._seen: dict[str, Seen] = {}
 
     def write(self, call: Node) -> None:
         """Put the ops that an observer comes to in the place of one of its calls."""
@@ -113,7 +120,13 @@ class QDQWriter:
                 codes = None
                 if self._fold_quantize and tensor.op == "get_attr" and tensor in self._constant:
                     codes = _codes_of_constant(self._constants, call, tensor, qparams)
-                _replace(model, call, tensor, qparams, observer, examples, codes)
+                _replace(model, call, tensor, qparams, observer, examples, codes, self._seen_by(name, observer))
+
+    def _seen_by(self, name: str, observer: Any) -> Seen:
+        """Return what an observer knows, for reports on the converted model."""
+        if name not in self._seen:
+            self._seen[name] = seen_by(observer, *self._chosen[name])
+        return self._seen[name]
 
 
 def _is_static(observer: Any) -> bool:
@@ -282,6 +295,7 @@ def _replace(
     observer: Any,
     examples: _Examples,
     codes: Node | None = None,
+    seen: Seen | None = None,
 ) -> None:
     value = value_of(tensor)
     first_user = next(iter(call.users), tensor)
@@ -292,8 +306,15 @@ def _replace(
     if codes is None:
         codes = emit_quantize(model.graph, tensor, qparams)
         _describe(codes, tensor, first_user, examples.of(value, qparams.dtype))
+        codes.meta.update({} if seen is None else {SEEN_KEY: seen})
     out_dtype, made = _float_dtype(tensor, observer), codes
-    _return_to_users(call, tensor, made, lambda: emit_dequantize(model.graph, made, qparams, out_dtype))
+
+    def emit() -> Node:
+        node = emit_dequantize(model.graph, made, qparams, out_dtype)
+        node.meta.update({} if seen is None else {SEEN_KEY: seen})
+        return node
+
+    _return_to_users(call, tensor, made, emit)
 
 
 def _return_to_users(call: Node, tensor: Node, codes: Node, emit: Callable[[], Node]) -> None:
