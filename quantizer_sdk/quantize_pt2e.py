@@ -32,7 +32,15 @@ from quantizer_sdk.passes.training_mode import follow_mode, settle_mode
 from quantizer_sdk.plan import Plan, build_plan
 from quantizer_sdk.provenance import describe_point, listed, location_of, shape_of
 from quantizer_sdk.quantizer import Quantizer, QuantizerLike, as_quantizer, name_of
-from quantizer_sdk.report import IGNORE, Coverage, as_coverage, check_coverage, explain, freeze_report
+from quantizer_sdk.report import (
+    IGNORE,
+    Coverage,
+    as_coverage,
+    check_coverage,
+    explain,
+    freeze_report,
+    take_report_along,
+)
 from quantizer_sdk.spec import DerivedQuantizationSpec, EdgeOrNode, QuantizationSpecBase
 from quantizer_sdk.verify import Stage, require_exported, require_prepared, verify
 
@@ -283,4 +291,5 @@ def convert_pt2e(
     lift_constants(result)
     stage = Stage.CONVERTED if fold_quantize else Stage.UNFOLDED
     verify(result, Stage.REFERENCE if use_reference_representation else stage, after="lift_constants")
+    take_report_along(result)
     return result

@@ -195,7 +195,7 @@ class TableQuantizer(Quantizer):
 
 def _advise_on_unused(model: GraphModule, unused: list[UnusedRule]) -> None:
     """Tell each op that a rule was perhaps meant for of that rule: it goes by another one, or by none."""
-    meant = {rule.near[0]: rule for rule in unused if rule.near and rule.kind == "module name"}
+    meant = {name: rule for rule in unused if rule.kind == "module name" for name in rule.near}
     for node in model.graph.nodes if meant else ():
         parts = module_path(node).split(".")
         for length in range(len(parts), 0, -1):

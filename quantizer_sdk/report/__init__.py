@@ -1,7 +1,7 @@
 """Explain a model: what each op became, by which row and rule, over which ranges, and why the others stayed float."""
 
 from quantizer_sdk.report.coverage import IGNORE, Coverage, CoverageWarning, as_coverage, check_coverage
-from quantizer_sdk.report.explain import explain, freeze_report
+from quantizer_sdk.report.explain import explain, freeze_report, take_report_along
 from quantizer_sdk.report.explanation import Explanation
 from quantizer_sdk.report.ops import is_op
 from quantizer_sdk.report.records import STATES, Finding, OpRecord, TensorRecord
@@ -20,4 +20,5 @@ __all__ = [
     "explain",
     "freeze_report",
     "is_op",
+    "take_report_along",
 ]

@@ -20,12 +20,13 @@ from quantizer_sdk.report.held_tensors import HeldTensors
 from quantizer_sdk.report.live import Live
 from quantizer_sdk.report.ops import is_op
 from quantizer_sdk.report.records import Finding, OpRecord
+from quantizer_sdk.report.saved import restore_report, restore_seen, save_report
 from quantizer_sdk.report.states import States
 
 if TYPE_CHECKING:
     from quantizer_sdk.quantizer import QuantizerLike
 
-__all__ = ["explain", "freeze_report"]
+__all__ = ["explain", "freeze_report", "take_report_along"]
 
 _REPORT_KEY = "quantizer_sdk_report"
 _NOTES_KEY = "quantizer_sdk_notes"
@@ -33,9 +34,10 @@ _NOTES_KEY = "quantizer_sdk_notes"
 _NO_RECORD = Finding(
     kind="no_record",
     node="",
-    message="the model holds q/dq ops, and no record of how it was prepared: it was exported again, loaded, or made "
-    "elsewhere. States are read off its q/dq ops; rows, rules, reasons, folded ops and what calibration saw are lost",
-    advice="explain the result of convert_pt2e before it is exported, or keep its to_json()",
+    message="the model holds q/dq ops, and no record of how it was prepared: it was made elsewhere, or an older "
+    "version saved it. States are read off its q/dq ops; rows, rules, reasons, folded ops and what calibration "
+    "saw are lost",
+    advice="explain the result of convert_pt2e itself",
 )
 
 
@@ -60,9 +62,8 @@ def explain(model: GraphModule, quantizer: QuantizerLike | None = None) -> Expla
 
         return explain(annotate(model, quantizer))
     held = HeldTensors(model)
-    frozen = model.meta.get(_REPORT_KEY)
-    known = isinstance(frozen, Explanation)
-    decided = frozen if isinstance(frozen, Explanation) else _decisions(model, held)
+    known = _known(model)
+    decided = _decisions(model, held) if known is None else known
     live = Live(model, held)
     ops = tuple(
         dataclasses.replace(op, tensors=live.tensors[op.node, op.op])
@@ -73,7 +74,7 @@ def explain(model: GraphModule, quantizer: QuantizerLike | None = None) -> Expla
     findings = [*decided.warnings, *live.findings]
     if live.unseen:
         findings.append(_unseen(live))
-    if not known and live.tensors and any(is_dequantize(n) for _p, g in graphs_of(model) for n in g.graph.nodes):
+    if known is None and live.tensors and any(is_dequantize(n) for _p, g in graphs_of(model) for n in g.graph.nodes):
         findings.append(_NO_RECORD)
     return Explanation(ops, decided.notes, tuple(findings))
 
@@ -87,6 +88,21 @@ def freeze_report(model: GraphModule) -> Explanation:
     report = _decisions(model, HeldTensors(model), mark=True)
     model.meta[_REPORT_KEY] = report
     return report
+
+
+def take_report_along(model: GraphModule) -> None:
+    """Let a converted model keep its report when it is exported and saved."""
+    report = model.meta.get(_REPORT_KEY)
+    if isinstance(report, Explanation):
+        save_report(model, report)
+
+
+def _known(model: GraphModule) -> Explanation | None:
+    """Return the report that a model has kept since it was prepared, if it has one."""
+    frozen = model.meta.get(_REPORT_KEY)
+    known = frozen if isinstance(frozen, Explanation) else restore_report(model)
+    restore_seen(model)
+    return known
 
 
 def _unseen(live: Live) -> Finding:

@@ -47,6 +47,7 @@ class States:
                 self._annotation[node] = annotation
         self._constant = constant_nodes(model.graph)
         self._passing = self._find_passing(model)
+        self._between = self._find_between(model)
 
     def fields_of(self, node: Node) -> dict[str, Any]:
         """Return the fields of an op's record that say what became of it: state, row, rule, reason, cause, advice."""
@@ -72,21 +73,35 @@ class States:
                 return ("shared" if shared else "quantized"), "annotation", decision.reason
             if annotation._annotated:
                 return "quantized", "annotation", "the quantizer marked it as part of a fused pattern"
-        if self._stands_between(node):
+        if node in self._between:
             return "quantized", "q/dq", None
         return None
 
-    def _stands_between(self, node: Node) -> bool:
-        """Whether a graph that kept no other record shows the op to be quantized.
+    def _find_between(self, model: GraphModule) -> set[Node]:
+        """Return the ops that a graph which kept no other record shows to be quantized.
 
-        That is: its result is, or its weight. An op that reads dequantized activations and yields a float is a float
-        op.
+        That is: its result is, or its weight; or all that it reads is the result of such an op, which nothing else
+        reads, and its own is quantized: they are one kernel. An op that reads dequantized activations and yields a
+        float is a float op.
         """
-        if node in self._passing or node in self._constant:
+        found: set[Node] = set()
+        for node in model.graph.nodes:
+            if node in self._passing or node in self._constant or not is_op(node):
+                continue
+            operands = [operand for operand in node.all_input_nodes if operand not in self._constant]
+            coded = [operand for operand in operands if self._yields_codes(operand)]
+            weights = any(self._is_weight(operand) for operand in node.all_input_nodes)
+            fused = [operand for operand in operands if operand in found and len(operand.users) == 1]
+            result = bool(node.users) and all(self._takes_codes(user, node) for user in node.users)
+            if weights or (result and operands and len(coded) + len(fused) == len(operands)):
+                found.add(node)
+        return found
+
+    def _is_weight(self, operand: Node) -> bool:
+        """Whether an operand is a constant that is quantized."""
+        if not self._yields_codes(operand):
             return False
-        coded = [operand for operand in node.all_input_nodes if self._yields_codes(operand)]
-        weights = any(operand.all_input_nodes[0] in self._constant for operand in coded)
-        return weights or (bool(coded) and bool(node.users) and all(self._takes_codes(u, node) for u in node.users))
+        return operand in self._constant or any(source in self._constant for source in operand.all_input_nodes[:1])
 
     def _reason(self, node: Node) -> Refusal:
         decision = decision_of(node)
