@@ -6,6 +6,7 @@ Of all that a graph module's metadata holds, `torch.export.save` writes only wha
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ _VERSION = 1
 
 def save_report(model: GraphModule, report: Explanation) -> None:
     """Put a report, and what calibration saw of activations, where an export of a converted model keeps it."""
-    seen = {}
-    for path, graph in graphs_of(model):
-        for node in graph.graph.find_nodes(op="call_function", target=Layout.PER_TENSOR.value[0]):
-            known = node.meta.get(SEEN_KEY)
-            if isinstance(known, Seen) and known.low is not None and known.high is not None:
-                ends = (float(known.low), float(known.high))
-                seen[_name(path, node)] = [*node.args[1:3], *ends, known.clipped, known.bulk, known.observer]
+    seen: dict[str, list[Any]] = {}
+    for name, node in _quantizes(model):
+        known = node.meta.get(SEEN_KEY)
+        if node.target is Layout.PER_TENSOR.value[0] and isinstance(known, Seen) and known.low is not None:
+            assert known.high is not None
+            ends = (float(known.low), float(known.high))
+            seen.setdefault(name, []).append([*node.args[1:3], *ends, known.clipped, known.bulk, known.observer])
     saved = {
         "version": _VERSION,
         "ops": [_plain(op) for op in report.ops],
@@ -61,26 +62,34 @@ def restore_report(model: GraphModule) -> Explanation | None:
 def restore_seen(model: GraphModule) -> None:
     """Put what calibration saw back on the quantize ops that have the very qparams that they had."""
     saved = (_saved(model) or {}).get("seen", {})
-    for path, graph in graphs_of(model) if saved else ():
+    for name, node in _quantizes(model) if saved else ():
+        if SEEN_KEY in node.meta:
+            continue
+        for scale, zero_point, low, high, clipped, bulk, observer in saved.get(name, ()):
+            if (scale, zero_point) == node.args[1:3]:
+                ends = (torch.tensor(low), torch.tensor(high))
+                seen = Seen(low=ends[0], high=ends[1], clipped=clipped, bulk=bulk, observer=observer)
+                for each in (node, *node.users):
+                    each.meta[SEEN_KEY] = seen
+                break
+
+
+def _quantizes(model: GraphModule) -> Iterator[tuple[str, Node]]:
+    """Yield the quantize ops with a name for what they quantize that outlives an export: ops keep theirs."""
+    for path, graph in graphs_of(model):
+        places: dict[Node, int] = {}
         for node in graph.graph.nodes:
-            entry = saved.get(_name(path, node)) if is_quantize(node) and SEEN_KEY not in node.meta else None
-            if entry is None or list(node.args[1:3]) != entry[:2]:
-                continue
-            low, high, clipped, bulk, observer = entry[2:]
-            ends = (torch.tensor(low), torch.tensor(high))
-            seen = Seen(low=ends[0], high=ends[1], clipped=clipped, bulk=bulk, observer=observer)
-            for each in (node, *node.users):
-                each.meta[SEEN_KEY] = seen
+            if node.op == "placeholder":
+                places[node] = len(places)
+            elif is_quantize(node):
+                source = node.all_input_nodes[0]
+                yield f"{path}/{places.get(source, source.name)}", node
 
 
 def _saved(model: GraphModule) -> dict[str, Any] | None:
     custom = model.meta.get(_CUSTOM)
     saved = custom.get(_KEY) if isinstance(custom, dict) else None
     return saved if isinstance(saved, dict) and saved.get("version") == _VERSION else None
-
-
-def _name(path: str, node: Node) -> str:
-    return f"{path}/{node.name}" if path else node.name
 
 
 def _plain(record: OpRecord | Finding) -> dict[str, Any]:

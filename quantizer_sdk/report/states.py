@@ -47,7 +47,7 @@ class States:
                 self._annotation[node] = annotation
         self._constant = constant_nodes(model.graph)
         self._passing = self._find_passing(model)
-        self._between = self._find_between(model)
+        self._between = set() if annotated else self._find_between(model)
 
     def fields_of(self, node: Node) -> dict[str, Any]:
         """Return the fields of an op's record that say what became of it: state, row, rule, reason, cause, advice."""
