@@ -38,7 +38,7 @@ def refusal(bench: Bench) -> str | None:
     # An op that was rewritten all the same, for another reason than to quantize it, is there by another name.
     subject = _subject(bench) or (bench.explanation.ops if bench.scenario.row.startswith("rewrite ") else ())
     for op in subject:
-        reason = op.reason if op.state == "float" else None
+        reason = None if op.claimed else op.reason
         may_lack = rowless or (dynamic and not op.op.removeprefix("aten.").startswith(_WEIGHTED))
         if reason is not None and (reason.split(":")[0] in rows or (may_lack and reason.startswith("no row for"))):
             return reason

@@ -82,7 +82,7 @@ class Claims:
         if program not in self._exported:
             self._exported[program] = export(program.module(), [torch.randn(shape) for shape in program.inputs])
         records = explain(self._exported[program], self._backend.schemes()[scheme]()).ops
-        return all(record.state != "float" for record in records)
+        return all(record.claimed for record in records)
 
 
 def _claimed(backend: Backend, offers: Sequence[_Offer]) -> list[Row]:
@@ -93,7 +93,7 @@ def _claimed(backend: Backend, offers: Sequence[_Offer]) -> list[Row]:
     rows = []
     for offer in offers:
         own = [next(records) for _ in offer.program.calls][-len(offer.targets) :]
-        taken = all(record is not None and record.state != "float" for record in own)
+        taken = all(record is not None and record.claimed for record in own)
         fused = all(record is not None and record.fused_into is not None for record in own[:-1])
         if taken and fused:
             steps = tuple(Step(frozenset({target})) for target in offer.targets)

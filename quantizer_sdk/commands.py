@@ -99,16 +99,23 @@ def explain(
         Path | None, typer.Option(help="Write a page with a table to search and sort to this file.")
     ] = None,
 ) -> None:
-    """Say what the backend's quantizer would make of each op of a model, and why not; needs no data."""
+    """Say what the backend's quantizer would make of each op of a model, and why not; needs no data.
+
+    Of a quantized model it says what became of its ops.
+    """
     with readable_errors():
+        from quantizer_sdk import AlreadyConvertedError
         from quantizer_sdk import explain as explain_model
         from quantizer_sdk.backend import find_backend
         from quantizer_sdk.exported_file import load_exported
 
-        quantizer = find_backend(backend).quantizer()
-        explanation = explain_model(load_exported(path).module(), quantizer=quantizer)
+        quantizer, model = find_backend(backend).quantizer(), load_exported(path).module()
+        try:
+            explanation = explain_model(model, quantizer=quantizer)
+        except AlreadyConvertedError:
+            explanation = explain_model(model)
         if html is not None:
-            html.write_text(explanation.to_html(f"{path.name} on {backend}"), encoding="utf-8")
+            _write(html, explanation.to_html(f"{path.name} on {backend}"), "--html")
         typer.echo(explanation.to_json() if as_json else str(explanation))
 
 
@@ -124,6 +131,13 @@ def inspect(
 
         report = inspect_file(path)
         typer.echo(report.to_json() if as_json else str(report))
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise typer.BadParameter(f"cannot write to {path}: {e.strerror}", param_hint=option) from e
 
 
 def _make_folder(path: Path) -> None:
