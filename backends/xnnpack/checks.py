@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from quantizer_sdk import Match, ProductBiasSpec, QuantizationSpec, Role
+from quantizer_sdk import Match, ProductBiasSpec, QuantizationSpec, Refusal, Role
 from quantizer_sdk.observers import PerAxis, PerGroup, PerTensor
 from quantizer_sdk.spec import granularity_of
 
@@ -126,7 +126,8 @@ def transposed_ungrouped(match: Match) -> str | None:
 def scale_one(match: Match) -> str | None:
     """Kernels of add and sub know no factor."""
     alpha = match.argument("alpha")
-    return None if alpha == 1 else f"alpha={alpha}; the kernel computes with alpha=1"
+    words = f"alpha={alpha}; the kernel computes with alpha=1"
+    return None if alpha == 1 else Refusal(words, advice=f"multiply the operand by {alpha} before")
 
 
 def two_real_operands(match: Match) -> str | None:
@@ -145,7 +146,7 @@ def stride_within_kernel(match: Match) -> str | None:
     if any(step > size for step, size in zip(stride, kernel, strict=True)):
         return f"stride {list(stride)} exceeds kernel_size {list(kernel)}"
     if match.argument("ceil_mode"):
-        return "ceil_mode=True"
+        return Refusal("ceil_mode=True", advice="ceil_mode=False, with sizes that the stride divides")
     if kernel == (1, 1):
         return "kernel_size 1 pools nothing"
     return None
@@ -170,7 +171,7 @@ def averages_last_two(match: Match) -> str | None:
     if rank != 4 or dims is None or sorted(dim % 4 for dim in dims) != [2, 3]:
         return f"dim={dims} of a rank {rank} tensor; the kernel averages axes 2 and 3 of rank 4"
     if not match.argument("keepdim"):
-        return "keepdim=False"
+        return Refusal("keepdim=False", advice="mean((2, 3), keepdim=True), and flatten what comes out")
     return None
 
 

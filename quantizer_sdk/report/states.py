@@ -27,7 +27,7 @@ __all__ = ["States"]
 
 _ATEN = torch.ops.aten
 _PADS = frozenset({_ATEN.pad.default, _ATEN.constant_pad_nd.default})
-_EXACT = "nothing needs to: it only moves values on the grid of their codes"
+_EXACT = "it only moves values, so accuracy gains nothing; to have it move codes, "
 
 
 class States:
@@ -58,7 +58,7 @@ class States:
             return {"state": state, "row": row, "rule": decision.rule, "reason": remark, "advice": decision.advice}
         why = self._reason(node)
         if node in self._passing:
-            return {"state": "passthrough", "reason": str(why), "cause": why.cause, "advice": _EXACT}
+            return {"state": "passthrough", "reason": str(why), "cause": why.cause, "advice": _EXACT + why.advice}
         return {"state": "float", "reason": str(why), "cause": why.cause, "advice": why.advice}
 
     def _claim(self, node: Node) -> tuple[str, str, str | None] | None:

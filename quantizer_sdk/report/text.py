@@ -68,7 +68,7 @@ def _more(op: OpRecord) -> Iterator[str]:
             yield tensor_words(tensor)
     if op.state == "float" and op.advice:
         yield f"to change that: {op.advice}"
-    elif op.claimed and op.advice:
+    elif op.advice:
         yield op.advice
     if op.state == "float" and op.source:
         yield f"at {op.source}"
