@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,78 +51,78 @@ def seen_by(observer: Any, scale: torch.Tensor | None, zero_point: torch.Tensor 
     low: Any = getattr(inner, "min_val", None)
     high: Any = getattr(inner, "max_val", None)
     name = type(inner).__name__
-    if not _is_range(low) or not _is_range(high) or low.shape != high.shape:
+    if not _is_range(inner, low, high):
         return Seen(observer=name)
     clipped = bulk = None
     if scale is not None and zero_point is not None:
-        first, last = _outermost(observer, scale, zero_point)
-        counts = _Counts.of(inner, low, high)
-        if counts is not None:
-            clipped = counts.share_outside(first, last)
-            bulk = counts.bulk() if low.numel() == 1 else None
-        elif _keeps_extremes(inner) and bool(
-            ((low.reshape(-1).double() >= first) & (high.reshape(-1).double() <= last)).all()
-        ):
-            clipped = 0.0
+        step, zero = scale.detach(), zero_point.detach()
+        histogram = getattr(inner, "histogram", None)
+        if isinstance(histogram, torch.Tensor) and histogram.numel():
+            grid = zip(step.reshape(-1).tolist(), zero.reshape(-1).tolist(), strict=True)
+            ends = [(s * (observer.quant_min - 0.5 - z), s * (observer.quant_max + 0.5 - z)) for s, z in grid]
+            clipped, bulk = _of_counts(inner, histogram.detach(), low, high, ends)
+        elif isinstance(inner, MinMaxObserver) and not isinstance(inner, MovingAverageMinMaxObserver):
+            clipped = 0.0 if inner is observer or _holds(observer, step, zero, low, high) else None
     return Seen(low=low.detach(), high=high.detach(), clipped=clipped, bulk=bulk, observer=name)
 
 
-def _is_range(end: Any) -> bool:
-    return isinstance(end, torch.Tensor) and end.numel() > 0 and bool(torch.isfinite(end).all())
+def _is_range(observer: Any, low: Any, high: Any) -> bool:
+    for end in (low, high):
+        if not isinstance(end, torch.Tensor) or end.numel() == 0:
+            return False
+    ours = isinstance(observer, MinMaxObserver)  # which refuses what is not finite
+    return ours or (low.shape == high.shape and bool((torch.isfinite(low) & torch.isfinite(high)).all()))
 
 
-def _keeps_extremes(observer: Any) -> bool:
-    return isinstance(observer, MinMaxObserver) and not isinstance(observer, MovingAverageMinMaxObserver)
+def _holds(fake: Any, step: torch.Tensor, zero: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> bool:
+    """Whether the codes of a fake quantizer, which may have learned its scale, hold all that its observer saw."""
+    slack = 0.51  # half a step, and what float32 rounds
+    inside = (low.reshape(-1) >= step * (fake.quant_min - slack - zero)) & (
+        high.reshape(-1) <= step * (fake.quant_max + slack - zero)
+    )
+    return bool(inside.all())
 
 
-def _outermost(observer: Any, scale: torch.Tensor, zero_point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the values that are just not clipped, half a step beyond the outermost codes; float64 [scales]."""
-    step, zero = scale.detach().double().reshape(-1), zero_point.detach().double().reshape(-1)
-    return step * (observer.quant_min - 0.5 - zero), step * (observer.quant_max + 0.5 - zero)
+def _of_counts(
+    observer: Any, histogram: torch.Tensor, low: torch.Tensor, high: torch.Tensor, ends: list[tuple[float, float]]
+) -> tuple[float | None, float | None]:
+    """Return the share of all counts outside of each scale's ends, and the bulk of one scale."""
+    bins = histogram.shape[-1]
+    spans = list(zip(low.reshape(-1).tolist(), high.reshape(-1).tolist(), strict=True))
+    ours = isinstance(observer, CountingObserver)
+    # Another library's spreads its bins over what it has seen.
+    widths = observer.bin_width.tolist() if ours else [(top - bottom) / bins for bottom, top in spans]
+    below = histogram.reshape(-1, bins).double().cumsum(1)  # the upper edges of the bins
+    totals = below[:, -1].tolist()
+    if not len(totals) == len(spans) == len(ends) or min(widths) <= 0 or sum(totals) <= 0:
+        return None, None
+    outside = 0.0
+    for lane, (width, span, (first, last), total) in enumerate(zip(widths, spans, ends, totals, strict=True)):
+        start = -width * (bins // 2) if ours else span[0]
+        outside += (
+            total + _below(below[lane], first, start, width, span) - _below(below[lane], last, start, width, span)
+        )
+    bulk = _bulk(below[0], widths[0]) if ours and len(totals) == 1 else None
+    return min(1.0, max(0.0, outside / sum(totals))), bulk
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """A histogram for each scale: counts [scales, bins] and the edges of the bins, clipped to what was seen."""
+def _below(below: torch.Tensor, end: float, start: float, width: float, span: tuple[float, float]) -> float:
+    """Return how many values lie below one; those of a bin are spread evenly over as much of it as was seen."""
+    if end <= span[0]:
+        return 0.0
+    if end >= span[1]:
+        return float(below[-1])
+    place = min(max(math.floor((end - start) / width), 0), below.numel() - 1)
+    left, right = max(start + place * width, span[0]), min(start + (place + 1) * width, span[1])
+    before, after = (float(below[place - 1]) if place else 0.0), float(below[place])
+    share = (end - left) / (right - left) if right > left else 1.0
+    return before + min(max(share, 0.0), 1.0) * (after - before)
 
-    counts: torch.Tensor
-    left: torch.Tensor
-    right: torch.Tensor
 
-    @classmethod
-    def of(cls, observer: Any, low: torch.Tensor, high: torch.Tensor) -> _Counts | None:
-        """Return the counts of an observer that keeps them."""
-        histogram = getattr(observer, "histogram", None)
-        if not isinstance(histogram, torch.Tensor) or not histogram.numel() or not bool((histogram > 0).any()):
-            return None
-        lows, highs = (end.detach().double().reshape(-1, 1) for end in (low, high))
-        bins = histogram.shape[-1]
-        places = torch.arange(bins, dtype=torch.float64, device=histogram.device)
-        if isinstance(observer, CountingObserver):
-            width = observer.bin_width.double().reshape(-1, 1)
-            left = (places - bins // 2) * width
-        else:  # another library's, which spreads its bins over what it has seen
-            width = (highs - lows) / bins
-            left = lows + places * width
-        counts = histogram.detach().double().reshape(-1, bins)
-        if len(counts) != len(lows):
-            return None
-        return cls(counts, left.clamp(lows, highs), (left + width).clamp(lows, highs))
-
-    def share_outside(self, first: torch.Tensor, last: torch.Tensor) -> float:
-        """Return the share of all counts outside of (first, last) of each scale; a bin's are spread evenly over it."""
-        first, last = first.reshape(-1, 1).to(self.left.device), last.reshape(-1, 1).to(self.left.device)
-        width = self.right - self.left
-        inside = (torch.minimum(self.right, last) - torch.maximum(self.left, first)).clamp(min=0)
-        point = ((self.left >= first) & (self.left <= last)).double()
-        share = torch.where(width > 0, inside / width.clamp(min=torch.finfo(torch.float64).tiny), point)
-        total = float(self.counts.sum())
-        return max(0.0, 1.0 - float((self.counts * share.clamp(max=1.0)).sum()) / total)
-
-    def bulk(self) -> float:
-        """Return the magnitude, up to the width of a bin, that the share BULK of one scale's values stays below."""
-        ends = torch.maximum(self.left.abs(), self.right.abs()).reshape(-1)
-        order = ends.argsort()
-        below = self.counts.reshape(-1)[order].cumsum(0)
-        place = int(torch.searchsorted(below, below[-1] * BULK))
-        return float(ends[order][min(place, len(ends) - 1)])
+def _bulk(below: torch.Tensor, width: float) -> float:
+    """Return the magnitude, up to the width of a bin, that the share BULK of the values stays below."""
+    half = below.numel() // 2
+    negative = below[: half - 1].flip(0)  # below -1, -2, ... widths
+    within = below[half:-1] - negative  # below 1, 2, ... widths on either side
+    place = int(torch.searchsorted(within, float(below[-1]) * BULK))
+    return width * (place + 1)

@@ -122,7 +122,9 @@ def _of_channels(largest: torch.Tensor, point: Point) -> Iterator[Suspicion]:
     far = torch.nonzero(largest > UNEVEN * median).reshape(-1).tolist()
     if far:
         times = float(largest.max()) / median
-        effect = "their results have outliers" if point.ch_axis is not None else "one scale leaves the others few codes"
+        effect = (
+            "their results may stand out too" if point.ch_axis is not None else "one scale leaves the others few codes"
+        )
         yield Suspicion(
             "channel_outliers",
             f"{len(far)} of {largest.numel()} output channels of its weight reach up to {times:.0f} times the median "
