@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantizer_sdk.report.records import STATES, OpRecord, TensorRecord
 from quantizer_sdk.report.text import number, tensor_words, totals_words
-from quantizer_sdk.templating import asset, fill, script_hash
+from quantizer_sdk.templating import asset, fill, page_style, script_hash
 
 if TYPE_CHECKING:
     from quantizer_sdk.report.explanation import Explanation
@@ -47,7 +47,7 @@ def to_html(explanation: Explanation, title: str) -> str:
         "explanation": explanation,
         "script": script,
         "script_hash": script_hash(script),
-        "style": asset(_PACKAGE, "explain.css"),
+        "style": page_style() + asset(_PACKAGE, "explain.css"),
         "states": {state: explanation.count(state) for state in STATES if explanation.count(state)},
         "meanings": _MEANINGS,
         "bars": _bars(explanation),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from headless import chromium, nothing_else_loaded, resize
+from in_browser import find, opened, resize
 from quantizers import CONFIG, SmallTable
 from selenium.webdriver.common.by import By
 from torch import nn
@@ -26,12 +26,6 @@ def explanation(export):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as driver:
-        yield driver
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory, explanation):
     path = tmp_path_factory.mktemp("page") / "explain.html"
     path.write_text(explanation.to_html("A <model>"), encoding="utf-8")
@@ -40,13 +34,8 @@ def address(tmp_path_factory, explanation):
 
 @pytest.fixture
 def page(browser, address):
-    resize(browser, 1400)
-    with nothing_else_loaded(browser, address):
+    with opened(browser, address):
         yield browser
-
-
-def find(page, selector):
-    return page.find_elements(By.CSS_SELECTOR, selector)
 
 
 def nodes(page):
