@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -24,6 +26,14 @@ INT8 = QuantizationSpec(torch.int8, quant_min=-128, quant_max=127, qscheme=torch
 UINT8 = QuantizationSpec(torch.uint8, quant_min=0, quant_max=255, qscheme=torch.per_tensor_affine)
 WEIGHT8 = QuantizationSpec(torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0)
 CONFIG = QuantizationConfig(INT8, INT8, WEIGHT8)
+
+
+def observing(observer, weight=WEIGHT8, **arguments):
+    """Return a config whose activations are watched by observers of this class."""
+    constructor = observer.with_args(**arguments)
+    spec = dataclasses.replace(INT8, observer_or_fake_quant_ctr=constructor)
+    return QuantizationConfig(spec, spec, weight)
+
 
 CONV = Step(ops(aten.conv2d.default), (ACT, WEIGHT, BIAS))
 LINEAR = Step(ops(aten.linear.default), (ACT, WEIGHT, BIAS))

@@ -99,6 +99,18 @@ def test_explain_says_what_becomes_of_each_op(exported):
     assert "quantized" in result.stdout
 
 
+def test_explain_as_a_page(exported, tmp_path):
+    result = run("explain", exported, "--html", tmp_path / "page.html")
+    assert result.exit_code == 0
+    assert "quantized" in result.stdout
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>net.pt2 on xnnpack</h1>" in page
+    assert "aten.conv2d.default" in page
+    refused = run("explain", exported, "--html", tmp_path / "none" / "page.html")
+    assert refused.exit_code == 2
+    assert "cannot write to" in refused.stderr
+
+
 def test_explain_as_json(exported):
     result = run("explain", exported, "--json")
     ops = {op["op"]: op["state"] for op in json.loads(result.stdout)["ops"]}

@@ -90,9 +90,9 @@ def _kinds(explanation: Explanation) -> list[tuple[str, list[str]]]:
 
 
 def _result(op: OpRecord) -> TensorRecord | None:
-    """Return the tensor that the table shows of an op: its result, or else the first that it reads."""
-    results = [tensor for tensor in op.tensors if tensor.role == "output"]
-    return next(iter(results or op.tensors), None)
+    """Return the tensor that the table shows of an op: its result, or else the first activation that it reads."""
+    activations = [tensor for tensor in op.tensors if tensor.role not in {"weight", "bias"}]
+    return next((tensor for tensor in activations if tensor.role == "output"), next(iter(activations), None))
 
 
 def _clipped(op: OpRecord) -> float | None:

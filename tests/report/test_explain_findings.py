@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quantizers import CONFIG, INT8, Apply, ByHand, SmallTable, annotation
+from quantizers import CONFIG, INT8, Apply, ByHand, SmallTable, annotation, observing
 from torch import nn
 
 from quantizer_sdk import (
@@ -22,17 +22,6 @@ WEIGHT = QuantizationSpec(torch.int8, quant_min=-127, quant_max=127, qscheme=tor
 def layers():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
-
-
-def observing(observer, **arguments):
-    spec = QuantizationSpec(
-        torch.int8,
-        observer_or_fake_quant_ctr=observer.with_args(**arguments),
-        quant_min=-128,
-        quant_max=127,
-        qscheme=torch.per_tensor_affine,
-    )
-    return QuantizationConfig(spec, spec, CONFIG.weight)
 
 
 def findings(export, module, config=CONFIG, x=X):
@@ -107,13 +96,7 @@ def test_outliers(export):
 
 
 def test_a_tensor_that_is_quantized_twice_with_nearly_the_same_qparams(export):
-    averaged = QuantizationSpec(
-        torch.int8,
-        observer_or_fake_quant_ctr=MovingAverageMinMaxObserver.with_args(averaging_constant=0.5),
-        quant_min=-128,
-        quant_max=127,
-        qscheme=torch.per_tensor_affine,
-    )
+    averaged = observing(MovingAverageMinMaxObserver, averaging_constant=0.5).input_activation
 
     def annotate(nodes):
         first, second = nodes["linear"], nodes["linear_1"]

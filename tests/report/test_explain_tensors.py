@@ -6,11 +6,11 @@ import io
 import pytest
 import torch
 import torchao.quantization.pt2e as torchao
-from quantizers import CONFIG, INT8, WEIGHT8, Apply, ByHand, SmallTable, annotation
+from quantizers import CONFIG, INT8, WEIGHT8, Apply, ByHand, SmallTable, annotation, observing
 from torch import nn
 from torchao_quantizers import Net, OfTorchao, on_input, spec
 
-from quantizer_sdk import QuantizationConfig, QuantizationSpec, calibrate, convert_pt2e, explain, prepare_pt2e
+from quantizer_sdk import QuantizationSpec, calibrate, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.observers import HistogramObserver, MovingAverageMinMaxObserver, MSEObserver, PercentileObserver
 from quantizer_sdk.quantize_pt2e import prepare_qat_pt2e
 from quantizer_sdk.refusal import ADVICE
@@ -28,17 +28,6 @@ class Layers(nn.Module):
     def forward(self, x):
         x = torch.relu(self.norm(self.conv(x))).flip(2)
         return nn.functional.elu(self.last(self.second(x).flatten(2)))
-
-
-def config(observer, **arguments):
-    spec = QuantizationSpec(
-        torch.int8,
-        observer_or_fake_quant_ctr=observer.with_args(**arguments),
-        quant_min=-128,
-        quant_max=127,
-        qscheme=torch.per_tensor_affine,
-    )
-    return QuantizationConfig(spec, spec, WEIGHT8)
 
 
 def table(given=CONFIG):
@@ -187,7 +176,7 @@ def test_a_prepared_model_without_data_says_so(model):
 
 
 def test_a_trained_model_tells_it_too(export):
-    prepared = prepare_qat_pt2e(export(Layers(), X), table(config(MovingAverageMinMaxObserver)))
+    prepared = prepare_qat_pt2e(export(Layers(), X), table(observing(MovingAverageMinMaxObserver)))
     prepared(X)
     before, after = tensors(explain(prepared)), tensors(explain(convert_pt2e(prepared)))
     assert before["relu", "output"].calibrated is not None
@@ -252,7 +241,7 @@ def test_dynamic_points_have_no_scale(export):
 )
 def test_the_share_of_clipped_values_is_that_of_the_data(export, observer, arguments):
     x = torch.randn(16, 512)
-    prepared = prepare_pt2e(export(nn.Linear(512, 4), x), table(config(observer, **arguments)))
+    prepared = prepare_pt2e(export(nn.Linear(512, 4), x), table(observing(observer, **arguments)))
     calibrate(prepared, [x])
     found = tensors(explain(prepared))["linear", "input"]
     low, high = found.range[0] - found.scale[0] / 2, found.range[1] + found.scale[0] / 2
@@ -267,7 +256,7 @@ def test_the_share_of_clipped_values_is_that_of_the_data(export, observer, argum
 
 def test_observers_that_average_do_not_tell_what_is_clipped(export):
     x = torch.randn(4, 8)
-    prepared = prepare_pt2e(export(nn.Linear(8, 4), x), table(config(MovingAverageMinMaxObserver)))
+    prepared = prepare_pt2e(export(nn.Linear(8, 4), x), table(observing(MovingAverageMinMaxObserver)))
     calibrate(prepared, [x, 2 * x])
     found = tensors(explain(prepared))["linear", "input"]
     assert (found.clipped, found.calibrated is not None) == (None, True)
