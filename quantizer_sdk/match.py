@@ -11,6 +11,7 @@ import torch
 from torch.fx import Graph, Node
 
 from quantizer_sdk.constants import constant_nodes
+from quantizer_sdk.dtypes import FLOAT_DTYPES
 from quantizer_sdk.operands import argument, is_written, tensor_operands
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.refusal import CONSTANT, DTYPE, Refusal, as_refusal
@@ -160,6 +161,10 @@ def operands_fit(match: Match) -> str | None:
         if isinstance(example, torch.Tensor) and not example.is_floating_point():
             words = f"operand {name!r} ({value.name}) is of {example.dtype}; only float tensors are quantized"
             return Refusal(words, cause=DTYPE, advice="nothing, as long as it computes on integers: it stays exact")
+        if isinstance(example, torch.Tensor) and example.dtype not in FLOAT_DTYPES:
+            accepted = ", ".join(str(dtype) for dtype in FLOAT_DTYPES)
+            words = f"operand {name!r} ({value.name}) is of {example.dtype}; q/dq ops take {accepted}"
+            return Refusal(words, cause=DTYPE)
         if operand.role in {Role.WEIGHT, Role.BIAS} and not is_constant(value):
             return f"operand {name!r} is computed at run time by {value.name}; the kernel takes a constant"
     return _run_time_fits(match)

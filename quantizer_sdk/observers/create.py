@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from quantizer_sdk.spec import (
     granularity_of,
 )
 
-__all__ = ["create_observer", "is_observer", "is_observer_call"]
+__all__ = ["create_observer", "is_calibrated", "is_observer", "is_observer_call"]
 
 _OPTIONAL_FIELDS = ("ch_axis", "is_dynamic")
 
@@ -40,6 +41,19 @@ _OPTIONAL_FIELDS = ("ch_axis", "is_dynamic")
 def is_observer(module: object) -> bool:
     """Whether a module is an observer or fake quantizer, of this library or another: it can calculate qparams."""
     return isinstance(module, nn.Module) and callable(getattr(module, "calculate_qparams", None))
+
+
+def is_calibrated(observer: nn.Module) -> bool:
+    """Whether an observer has seen data.
+
+    Those of other libraries keep it in `min_val`, empty or +infinity till then; their fake quantizers hold an observer.
+    """
+    known = getattr(observer, "calibrated", None)
+    if known is not None:
+        return bool(known)
+    observer = getattr(observer, "activation_post_process", observer)
+    low = getattr(observer, "min_val", None)
+    return low is None or (low.numel() > 0 and bool((low != math.inf).all()))  # NaN is data, though no good
 
 
 def is_observer_call(node: Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -20,7 +20,7 @@ from quantizer_sdk.constants import Constants, constant_nodes, erase_unused
 from quantizer_sdk.decision import DECISION_KEY, RECORD_KEY
 from quantizer_sdk.dtypes import CODE_RANGES, is_cast
 from quantizer_sdk.errors import CalibrationError, NonFiniteError, QuantizerError, UncalibratedError
-from quantizer_sdk.observers.create import is_observer_call
+from quantizer_sdk.observers.create import is_calibrated, is_observer_call
 from quantizer_sdk.observers.derived import DerivedObserver, replace_observers
 from quantizer_sdk.observers.seen import SEEN_KEY, Seen, seen_by
 from quantizer_sdk.passes.fit_bias import fit_bias
@@ -141,7 +141,7 @@ def _observe_constants(
     seeing: dict[nn.Module, nn.Module] = {}
     for call in calls:
         tensor, observer = call.all_input_nodes[0], modules[str(call.target)]
-        if tensor in constant and not isinstance(observer, DerivedObserver) and not _calibrated(observer):
+        if tensor in constant and not isinstance(observer, DerivedObserver) and not is_calibrated(observer):
             watcher = seeing.setdefault(observer, copy.deepcopy(observer))
             with torch.no_grad():
                 watcher(constants.compute(tensor, {}))
@@ -149,24 +149,11 @@ def _observe_constants(
         replace_observers(modules, seeing)
 
 
-def _calibrated(observer: nn.Module) -> bool:
-    """Whether an observer has seen data.
-
-    Those of other libraries keep it in `min_val`, empty or +infinity till then; their fake quantizers hold an observer.
-    """
-    known = getattr(observer, "calibrated", None)
-    if known is not None:
-        return bool(known)
-    observer = getattr(observer, "activation_post_process", observer)
-    low = getattr(observer, "min_val", None)
-    return low is None or (low.numel() > 0 and bool((low != math.inf).all()))  # NaN is data, though no good
-
-
 def _refuse_uncalibrated(calls: list[Node], modules: dict[str, nn.Module]) -> None:
     missing = {
         str(call.target): describe(call.all_input_nodes[0])
         for call in calls
-        if not _calibrated(modules[str(call.target)])
+        if not is_calibrated(modules[str(call.target)])
     }
     if missing:
         names = listed([f"{name} on the output of {where}" for name, where in missing.items()], 20)

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.dtypes import CODE_RANGES, code_range, is_cast
 from quantizer_sdk.granularity import PerAxis, PerBlock, PerGroup, PerTensor
-from quantizer_sdk.observers.create import is_observer, is_observer_call
+from quantizer_sdk.observers.create import is_calibrated, is_observer, is_observer_call
 from quantizer_sdk.observers.derived import is_derived
 from quantizer_sdk.observers.seen import SEEN_KEY, Seen, seen_by
 from quantizer_sdk.passes.observer_qparams import granularity_of_observer
@@ -166,7 +166,7 @@ def _fields_of(observer: Any) -> dict[str, Any]:
     fields["ch_axis"] = granularity.axis if isinstance(granularity, PerAxis) else None
     scale: torch.Tensor | None = None
     zero_point: torch.Tensor | None = None
-    if not fields["dynamic"] and getattr(observer, "calibrated", True):
+    if not fields["dynamic"] and is_calibrated(observer):
         try:
             scale, zero_point = observer.calculate_qparams()
         except Exception:  # noqa: BLE001  # another library's, which has seen nothing or refuses what it saw

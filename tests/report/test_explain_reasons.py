@@ -51,6 +51,20 @@ def test_an_op_whose_result_is_no_float_has_nothing_to_gain(export):
     assert "only float tensors are quantized" in add.reason
 
 
+def test_doubles_are_to_be_exported_as_floats(export):
+    def run(self, x):
+        return self.b(self.a(x).double())
+
+    model = export(Apply(run, a=nn.Linear(8, 8), b=nn.Linear(8, 8).double()), IMAGE)
+    first, second = (op for op in explain(model, SmallTable().set_global(CONFIG)).ops if op.row or op.cause == "dtype")
+    assert first.state == "quantized"
+    assert second.reason.startswith(
+        "linear: operand 'input' (to) is of torch.float64; q/dq ops take torch.float32"
+    )
+    assert second.advice == "export in float32: only float tensors are quantized"
+    prepare_pt2e(model, SmallTable().set_global(CONFIG))(IMAGE)
+
+
 def test_a_check(export):
     model = export(nn.Sequential(nn.Conv2d(3, 4, 2), nn.Conv2d(4, 4, 3)), IMAGE)
     conv = record(model, SmallTable().set_global(CONFIG), "conv2d")

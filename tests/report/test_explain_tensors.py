@@ -275,6 +275,13 @@ def test_observers_of_another_library_tell_what_they_keep(export, observer):
         assert found.clipped is None or found.clipped < 0.05
 
 
+def test_observers_of_another_library_that_saw_nothing_are_not_asked(export):
+    prepared = prepare_pt2e(export(Net(), torch.randn(4, 8)), OfTorchao(on_input(spec(torchao.MinMaxObserver))))
+    explanation = explain(prepared)
+    assert [finding.kind for finding in explanation.warnings] == ["uncalibrated"]
+    assert tensors(explanation)["linear", "input"].scale is None
+
+
 def test_every_float_op_says_what_would_change_it(model):
     for op in explain(model, SmallTable().set_module_name("last", None).set_global(CONFIG)).ops:
         if op.state in {"float", "passthrough"}:
