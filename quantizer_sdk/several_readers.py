@@ -23,7 +23,7 @@ class SeveralReaders:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._within: dict[Any, list[tuple[Row, frozenset[Any]]]] = {}
-        for row in rows:
+        for row in sorted(rows, key=lambda row: len(row.steps)):  # the plainest row is the one to name
             for before, step in zip(row.steps, row.steps[1:], strict=False):
                 for target in step.targets:
                     self._within.setdefault(target, []).append((row, before.targets))
