@@ -6,6 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from quantizer_sdk import convert_pt2e, prepare_pt2e
+from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer
 from quantizer_sdk.commands import app
 
 
@@ -109,6 +111,20 @@ def test_explain_as_a_page(exported, tmp_path):
     refused = run("explain", exported, "--html", tmp_path / "none" / "page.html")
     assert refused.exit_code == 2
     assert "cannot write to" in refused.stderr
+
+
+def test_explain_of_a_quantized_model_says_what_became_of_its_ops(tmp_path):
+    x = torch.randn(1, 3, 8, 8)
+    prepared = prepare_pt2e(torch.export.export(torch.nn.Conv2d(3, 4, 3).eval(), (x,)).module(), XNNPACKQuantizer())
+    prepared(x)
+    path = tmp_path / "quantized.pt2"
+    torch.export.save(torch.export.export(convert_pt2e(prepared), (x,)), path)
+    (op,) = json.loads(run("explain", path, "--json").stdout)["ops"]
+    assert (op["op"], op["row"], op["tensors"][0]["calibrated"]) == (
+        "aten.conv2d.default",
+        "conv",
+        [float(x.min()), float(x.max())],
+    )
 
 
 def test_explain_as_json(exported):

@@ -111,10 +111,12 @@ def between_codes(match: Match) -> str | None:
     """Elementwise ops save time where codes come in and go out; between float ops conversions cost more."""
     for _node, name, _operand, value in match.operands():
         if isinstance(value, Node) and value.op == "call_function" and value.target not in _ON_CODES:
-            return f"operand {name!r} ({value.name}) is computed in float, so that codes of it would save nothing"
+            words = f"operand {name!r} ({value.name}) is computed in float, so that codes of it would save nothing"
+            return Refusal(words, advice=f"nothing, unless {value.name} is quantized")
     readers = [user for user in match.output.users if user.op == "call_function"]
     if readers and not any(user.target in _ON_CODES for user in readers):
-        return f"its result is read by {readers[0].name}, which computes in float, so that codes would save nothing"
+        words = f"its result is read by {readers[0].name}, which computes in float, so that codes would save nothing"
+        return Refusal(words, advice=f"nothing, unless {readers[0].name} is quantized")
     return None
 
 

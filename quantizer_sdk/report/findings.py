@@ -129,7 +129,7 @@ def _of_channels(largest: torch.Tensor, point: Point) -> Iterator[Suspicion]:
             "channel_outliers",
             f"{len(far)} of {largest.numel()} output channels of its weight reach up to {times:.0f} times the median "
             f"channel: {_listed(far)}; {effect}",
-            "even the channels out by cross_layer_equalization"
+            "even the channels out (cross_layer_equalization, smooth_quant)"
             + ("" if point.ch_axis is not None else ", or take a scale for each channel"),
         )
 

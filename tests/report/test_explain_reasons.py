@@ -58,9 +58,7 @@ def test_doubles_are_to_be_exported_as_floats(export):
     model = export(Apply(run, a=nn.Linear(8, 8), b=nn.Linear(8, 8).double()), IMAGE)
     first, second = (op for op in explain(model, SmallTable().set_global(CONFIG)).ops if op.row or op.cause == "dtype")
     assert first.state == "quantized"
-    assert second.reason.startswith(
-        "linear: operand 'input' (to) is of torch.float64; q/dq ops take torch.float32"
-    )
+    assert second.reason.startswith("linear: operand 'input' (to) is of torch.float64; q/dq ops take torch.float32")
     assert second.advice == "export in float32: only float tensors are quantized"
     prepare_pt2e(model, SmallTable().set_global(CONFIG))(IMAGE)
 

@@ -442,7 +442,9 @@ def test_refusals_name_the_reason():
     )
     calibrate(prepared, [x])
     reasons = {op.op.split(".")[1]: op.reason for op in explain(convert_pt2e(prepared)).ops if op.state == "float"}
-    assert reasons["relu"].startswith("no row for aten.relu.default alone: row 'conv_relu' takes it behind conv2d where")
+    assert reasons["relu"].startswith(
+        "no row for aten.relu.default alone: row 'conv_relu' takes it behind conv2d where"
+    )
     assert reasons["sub"] == "no row for aten.sub.Tensor"
     assert "dim=[1]" in reasons["mean"]
     assert reasons["max_pool2d"] == "max_pool: ceil_mode=True; the integer kernel takes ceil_mode=False"
