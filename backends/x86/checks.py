@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from quantizer_sdk import Check, Match, Operand, QuantizationSpec, Role
+from quantizer_sdk import Check, Match, Operand, QuantizationSpec, Refusal, Role
 from quantizer_sdk.observers import PerToken
 from quantizer_sdk.spec import granularity_of
 
