@@ -3,11 +3,13 @@
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
 from quantizer_sdk.bias_correction import BiasNotCorrectedWarning, bias_correction
 from quantizer_sdk.calibration import calibrate
+from quantizer_sdk.debug import Comparison, LayerError, OutputError, Spread, compare
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
     AlreadyPreparedError,
     BackendError,
     CalibrationError,
+    ComparisonError,
     GraphError,
     InvalidAnnotationError,
     InvalidSpecError,
@@ -75,6 +77,8 @@ __all__ = [
     "BiasNotCorrectedWarning",
     "CalibrationError",
     "Check",
+    "Comparison",
+    "ComparisonError",
     "ComposableQuantizer",
     "DerivedQuantizationSpec",
     "EdgeOrNode",
@@ -84,6 +88,7 @@ __all__ = [
     "GraphError",
     "InvalidAnnotationError",
     "InvalidSpecError",
+    "LayerError",
     "LoweringError",
     "LoweringReport",
     "Match",
@@ -95,6 +100,7 @@ __all__ = [
     "NothingAnnotatedError",
     "OpRecord",
     "Operand",
+    "OutputError",
     "PortableOp",
     "ProductBiasSpec",
     "Profile",
@@ -113,6 +119,7 @@ __all__ = [
     "ScaffoldError",
     "SharedQuantizationSpec",
     "SharingError",
+    "Spread",
     "Step",
     "TableQuantizer",
     "UncalibratedError",
@@ -123,6 +130,7 @@ __all__ = [
     "backend_names",
     "bias_correction",
     "calibrate",
+    "compare",
     "convert_pt2e",
     "explain",
     "find_backend",

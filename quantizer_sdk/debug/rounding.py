@@ -1,0 +1,110 @@
+"""One rounding of a graph, quantize and its dequantizes taken as one: a function from a float tensor to a float tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from quantizer_sdk.qdq import Layout, is_dequantize, is_narrowing_cast, is_quantize
+
+__all__ = ["Rounding", "roundings_of"]
+
+_PER_TENSOR = Layout.PER_TENSOR.value
+_FUSED_DTYPES = frozenset({torch.int8, torch.uint8, torch.int16})
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """A quantize whose users all dequantize alike, or the first of two casts.
+
+    Attributes:
+        narrow: The quantize, or the cast to the smaller type.
+        widen: One of the ops that return.
+    """
+
+    narrow: Node
+    widen: Node
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What it rounds to; equal for roundings of which the second changes nothing."""
+        return (self.narrow.target, *self.narrow.args[1:])
+
+    @property
+    def source(self) -> Node:
+        """What is rounded."""
+        source = self.narrow.args[0]
+        assert isinstance(source, Node)
+        return source
+
+    @property
+    def clips(self) -> tuple[float, float] | None:
+        """The ends of what it can represent, for one scale that is known beforehand; else None."""
+        if self.narrow.target is not _PER_TENSOR[0]:
+            return None
+        _source, scale, zero_point, low, high, *_rest = self.narrow.args
+        return (low - zero_point) * scale, (high - zero_point) * scale  # type: ignore[operator]  # numbers
+
+    def scale(self, values: Callable[[Node], Any]) -> float | torch.Tensor | None:
+        """Return the step between its codes, as it broadcasts beside the tensor; None where there is none such.
+
+        Args:
+            values: Returns the values of nodes.
+        """
+        if not is_quantize(self.narrow):
+            return None
+        layout = next((it for it in Layout if it.value[0] is self.narrow.target), Layout.PER_TENSOR_NODES)
+        if layout in {Layout.PER_GROUP, Layout.PER_BLOCK}:
+            return None
+        scale: Any = self.narrow.args[1]
+        scale = values(scale) if isinstance(scale, Node) else scale
+        if layout is Layout.PER_CHANNEL:
+            axis, value = self.narrow.args[3], self.source.meta.get("val")
+            if not isinstance(value, torch.Tensor):
+                return None
+            return scale.reshape([-1 if at == axis % value.dim() else 1 for at in range(value.dim())])  # type: ignore
+        return scale  # type: ignore[no-any-return]
+
+    def function(self) -> Callable[[torch.Tensor, Callable[[Node], Any]], torch.Tensor]:
+        """Return what rounds a tensor; it is given what returns the values of nodes too.
+
+        One op for both halves where torch has it: they are equal to the bit, and the op takes a fraction of the time.
+        """
+        narrow, widen = self.narrow, self.widen
+        rest, back, named = narrow.args[1:], widen.args[1:], dict(widen.kwargs)
+        plain = narrow.target is _PER_TENSOR[0] and widen.target is _PER_TENSOR[1] and not named
+        if plain and narrow.args[5] in _FUSED_DTYPES:
+            scale, zero_point, low, high = (float(rest[0]), *(int(it) for it in rest[1:4]))  # type: ignore[arg-type]
+
+            def at_once(tensor: torch.Tensor, values: Callable[[Node], Any]) -> torch.Tensor:
+                if tensor.dtype is torch.float32:
+                    return torch.fake_quantize_per_tensor_affine(tensor, scale, zero_point, low, high)
+                return by_halves(tensor, values)
+
+        def by_halves(tensor: torch.Tensor, values: Callable[[Node], Any]) -> torch.Tensor:
+            codes = narrow.target(tensor, *map_arg(rest, values))  # type: ignore[operator]
+            return widen.target(codes, *map_arg(back, values), **named)  # type: ignore[operator,no-any-return]
+
+        return at_once if plain and narrow.args[5] in _FUSED_DTYPES else by_halves
+
+
+def roundings_of(node: Node) -> list[Rounding]:
+    """Return the roundings that read a node."""
+    found = []
+    for user in node.users:
+        if not (is_quantize(user) or is_narrowing_cast(user)) or user.args[0] is not node:
+            continue
+        first, *others = user.users or [None]
+        if first is None or not (is_dequantize(first) or first.target is user.target):
+            continue
+        alike = all(
+            (it.target, it.args[1:], it.kwargs) == (first.target, first.args[1:], first.kwargs) for it in others
+        )
+        if alike and first.args[0] is user:
+            found.append(Rounding(user, first))
+    return found
