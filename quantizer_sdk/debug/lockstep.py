@@ -289,6 +289,9 @@ class _Run:
         forced = self.forced.get(node)
         if not isinstance(expected, torch.Tensor) or not expected.is_floating_point():
             return
+        if point.value in pair.twins.reshaped:
+            like = next((it for it in (actual, forced) if isinstance(it, torch.Tensor)), expected)
+            expected = expected.reshape(like.shape) if expected.numel() == like.numel() else expected
         shapes = {tuple(it.shape) for it in (actual, forced) if isinstance(it, torch.Tensor)}
         if shapes - {tuple(expected.shape)}:
             watch.unlike[name_of(pair.path, point.layer)] = f"{tuple(expected.shape)} became {shapes.pop()}"

@@ -98,7 +98,7 @@ def find_points(reference: GraphModule, quantized: GraphModule, twins: Twins) ->
             continue
         if first is not None:
             own[node] = first
-        elif node.op == "call_function" and _is_float(node) and not moves(node) and node not in fused:
+        elif node.all_input_nodes and _is_float(node) and not moves(node) and node not in fused:
             own[node] = None
         if own.get(node) is None and any(it.narrow in idle for it in roundings_at[node]):
             own.pop(node, None)

@@ -21,6 +21,10 @@ __all__ = ["Twins", "find_twins", "is_rounding", "output_leaves"]
 _BATCH_NORMS = frozenset(
     {torch.ops.aten.batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
 )
+_ATEN = torch.ops.aten
+_RESHAPES = frozenset(
+    (_ATEN.view, _ATEN.reshape, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten, _ATEN.squeeze, _ATEN.unsqueeze)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,12 @@ class Twins:
     Attributes:
         values: By nodes of the quantized graph, the float graph's nodes of the same value.
         calls: By nodes of the quantized graph, the float graph's nodes of the same op, name and operands.
+        reshaped: Those nodes of the quantized graph whose value has another shape, with the elements in the same order.
     """
 
     values: dict[Node, Node]
     calls: dict[Node, Node]
+    reshaped: frozenset[Node]
 
 
 def is_rounding(node: Node) -> bool:
@@ -62,7 +68,14 @@ def find_twins(reference: GraphModule, quantized: GraphModule) -> Twins:
             values[node] = same if same in found else found[0]  # type: ignore[assignment]  # None is in no list
         elif same is not None:
             values[node] = _through_batch_norm(same, names)
-    return Twins(values, calls)
+    reshaped = set()
+    for node in reversed(quantized.graph.nodes):
+        if getattr(node.target, "overloadpacket", None) in _RESHAPES and node in values:
+            source = _behind_roundings(node.all_input_nodes[0])
+            if source not in values and source.op == "call_function":
+                values[source] = values[node]
+                reshaped.add(source)
+    return Twins(values, calls, frozenset(reshaped))
 
 
 def _same_calls(reference: GraphModule, quantized: GraphModule) -> dict[Node, Node]:
@@ -96,9 +109,13 @@ def _read_alike(ours: list[Any], theirs: list[Any], evidence: dict[Node, list[No
         return
     for operand, twin in zip(ours, theirs, strict=True):
         if isinstance(operand, Node) and isinstance(twin, Node):
-            while is_rounding(operand):
-                operand = operand.all_input_nodes[0]  # noqa: PLW2901  what was rounded
-            evidence.setdefault(operand, []).append(twin)
+            evidence.setdefault(_behind_roundings(operand), []).append(twin)
+
+
+def _behind_roundings(node: Node) -> Node:
+    while is_rounding(node):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _through_batch_norm(node: Node, kept: set[str]) -> Node:
