@@ -103,6 +103,11 @@ def require_prepared(model: object) -> GraphModule:
 
 
 def require_graph_module(model: object, function: str) -> GraphModule:
+    """Return a model that a function was given, if it is a graph module.
+
+    Raises:
+        NotExportedError: It is anything else.
+    """
     if isinstance(model, GraphModule):
         return model
     if isinstance(model, torch.export.ExportedProgram):

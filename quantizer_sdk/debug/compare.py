@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.backend import Runner
 from quantizer_sdk.batches import positional_inputs
@@ -15,7 +16,6 @@ from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.debug.comparison import Comparison, LayerError, OutputError
 from quantizer_sdk.debug.kernels import Kernels
 from quantizer_sdk.debug.lockstep import Lockstep, Watch, name_of
-from quantizer_sdk.debug.points import Point
 from quantizer_sdk.debug.spread import SpreadWatch
 from quantizer_sdk.debug.tally import Tally
 from quantizer_sdk.debug.twins import is_rounding, output_leaves
@@ -152,7 +152,9 @@ def _require_alike(reference: GraphModule, quantized: GraphModule) -> None:
     if theirs != ours:
         message = f"the models are no twins: the reference takes {theirs} inputs, the quantized model {ours}"
         raise ComparisonError(message)
-    trees = [getattr(getattr(it.graph._codegen, "pytree_info", None), "out_spec", None) for it in (reference, quantized)]
+    trees = [
+        getattr(getattr(it.graph._codegen, "pytree_info", None), "out_spec", None) for it in (reference, quantized)
+    ]
     counts = [len(output_leaves(it)) for it in (reference, quantized)]
     if counts[0] != counts[1] or (None not in trees and trees[0] != trees[1]):
         message = (
@@ -168,17 +170,17 @@ def _require_twins(pair: Lockstep, quantized: GraphModule) -> None:
     if any(point.rounding is not None or not point.exact for it in pairs for point in it.found.points):
         return
     alone = [describe(node) for it in pairs for node in it.found.alone]
-    names = [node.name for _path, graph in graphs_of(quantized) for node in graph.graph.nodes if node.op == "call_function"]
+    names = [
+        node.name for _path, graph in graphs_of(quantized) for node in graph.graph.nodes if node.op == "call_function"
+    ]
     message = (
-        "the models are no twins: no quantized layer of the one is in the other by name and op. Quantize the very module "
+        "the models are no twins: no quantized layer of the one is in the other by name and op. Quantize the module "
         f"that is the reference, or another export of the same model. Quantized are {listed(alone or names, 5)}"
     )
     raise ComparisonError(message)
 
 
 def _add_outputs(tallies: list[Tally | None], expected: Any, actual: Any) -> None:
-    from torch.utils._pytree import tree_leaves
-
     theirs, ours = tree_leaves(expected), tree_leaves(actual)
     if not tallies:
         tallies += [Tally() if isinstance(it, torch.Tensor) and it.is_floating_point() else None for it in theirs]
@@ -245,7 +247,9 @@ def _notes(pair: Lockstep, watch: Watch) -> list[str]:
         words = [f"{name}: {how}" for name, how in watch.unlike.items()]
         notes.append(f"{len(words)} values have another shape in the reference: {listed(words, 10)}")
     if watch.parted:
-        notes.append(f"the models went different ways in {listed(sorted(watch.parted), 10)}; there only the own error is known")
+        notes.append(
+            f"the models went different ways in {listed(sorted(watch.parted), 10)}; there only the own error is known"
+        )
     inside = {path for it in pairs for path in [it.path]}
     apart = [path for path, _graph in graphs_of(pair.quantized) if path not in inside]
     if apart:

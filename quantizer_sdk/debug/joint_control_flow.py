@@ -1,4 +1,4 @@
-"""Control flow of two models at once: the float one's, and beside it the quantized one's as long as it goes the same way."""
+"""Control flow of two models at once: the quantized one's beside the float one's, as long as it goes the same way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from quantizer_sdk.control_flow import ControlFlow
 
@@ -21,7 +20,12 @@ _Others = Any  # a sequence, or None
 
 
 def run_jointly(
-    form: ControlFlow, run: Run, alone: Alone, arguments: Sequence[Any], others: Sequence[Any] | None, parted: list[bool]
+    form: ControlFlow,
+    run: Run,
+    alone: Alone,
+    arguments: Sequence[Any],
+    others: Sequence[Any] | None,
+    parted: list[bool],
 ) -> _Both:
     """Run a call of control flow.
 

@@ -61,13 +61,17 @@ class Kernels:
         ]
         if unwatched:
             self.notes.append(
-                f"{len(unwatched)} layers inside control flow or with float results are not watched, for an output there "
+                f"{len(unwatched)} layers inside control flow or with float results are not watched, as outputs there "
                 f"would change the kernels: {listed(unwatched, 10)}"
             )
 
     def _note_fusion(self, plain: Executable, name: str) -> None:
         before, after = (_integer_kernels(it) for it in (plain, self._program))
-        changed = [f"{kind}: {before[kind]} became {after[kind]}" for kind in sorted(before | after) if before[kind] != after[kind]]
+        changed = [
+            f"{kind}: {before[kind]} became {after[kind]}"
+            for kind in sorted(before | after)
+            if before[kind] != after[kind]
+        ]
         if changed:
             self.notes.append(f"the watched program has other integer kernels on {name}: {listed(changed, 10)}")
 

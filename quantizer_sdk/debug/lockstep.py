@@ -1,7 +1,7 @@
 """Runs a float graph and its quantized form side by side, op by op, and frees what neither needs any more.
 
-A third run goes along: the quantized graph in which every layer is given the float graph's values of its inputs (Williams
-and Zipser 1989 call that teacher forcing), so that what comes out is wrong by what this layer does alone.
+A third run goes along: the quantized graph in which every layer is given the float graph's values of its inputs
+(teacher forcing, Williams and Zipser 1989), so that what comes out is wrong by what this layer does alone.
 """
 
 from __future__ import annotations
@@ -116,8 +116,7 @@ class Lockstep:
             twin = self.twins.calls.get(node)
             joint = form_of(node) is not None and twin is not None and place[twin] >= done
             needed = place[twin] if joint and twin is not None else self._last_needed(node, place) + 1
-            for index in range(done, needed):
-                order.append((floats[index], None))
+            order += [(it, None) for it in floats[done:needed]]
             done = max(done, needed)
             if joint:
                 order.append((twin, node))
@@ -156,8 +155,7 @@ class Lockstep:
                 if node.op != "output":
                     lists[index].append(node)
         return [
-            _Step(*pair, tuple(theirs), tuple(ours))
-            for pair, theirs, ours in zip(order, free_float, free, strict=True)
+            _Step(*pair, tuple(theirs), tuple(ours)) for pair, theirs, ours in zip(order, free_float, free, strict=True)
         ]
 
     def run(

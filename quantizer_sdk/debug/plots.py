@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ _INCHES = 0.19  # a layer
 _COLUMNS = 3
 _CELLS = 256
 _LONGEST = 48
+_EXACT = 110.0  # dB, more than which is float arithmetic in another order
 
 Target = str | Path | IO[bytes]
 
@@ -30,47 +32,43 @@ def plot_layers(comparison: Comparison, layers: Sequence[LayerError], path: Targ
     """Draw two bars a layer, from the input down to the outputs; longer is better."""
     figure = new_figure(9.5, 1.9 + _INCHES * len(layers))
     axes = figure.subplots()
-    top = max([it for layer in layers for it in (layer.sqnr, layer.own_sqnr or 0) if math.isfinite(it) and it < 100] or [60])
-    worst = [layer.node for layer in comparison.ranked()[:3] if layer.blame]
-    for place, layer in enumerate(layers):
-        for ratio, color, height, name in (
-            (layer.sqnr, _BUILT_UP, 0.8, "built up since the input"),
-            (layer.own_sqnr, _OWN, 0.34, "of this layer alone"),
-        ):
-            if ratio is None:
-                continue
-            if ratio > 1.15 * top:
-                axes.text(top * 1.08, place + (0.05 if name == "of this layer alone" else 0), "", fontsize=7)
-                length = 0.0 if name == "of this layer alone" else top * 1.05
-            else:
-                length = max(ratio, 0.0)
-            label = name if place == 0 else None
-            axes.barh(place, length, height=height, color=color, label=label, zorder=3 if height < 0.5 else 2)
+    ratios = [it for layer in layers for it in (layer.sqnr, layer.own_sqnr) if it is not None and it < _EXACT]
+    top = max(ratios, default=60.0)
+    places = range(len(layers))
+    built_up = [_length(layer.sqnr, top) for layer in layers]
+    axes.barh(places, built_up, height=0.82, color=_BUILT_UP, label="noise built up since the input", zorder=2)
+    if any(layer.own_sqnr is not None for layer in layers):
+        own = [
+            0.0 if layer.own_sqnr is None or layer.own_sqnr > top else _length(layer.own_sqnr, top) for layer in layers
+        ]
+        label = "noise of this layer alone (no bar: none)"
+        axes.barh(places, own, height=0.34, color=_OWN, label=label, zorder=3)
+    worst = {layer.node: layer.blame for layer in comparison.ranked()[:3] if layer.blame}
+    for place, (layer, tick) in enumerate(
+        zip(layers, axes.set_yticks(places, [_label(it) for it in layers], fontsize=7.5), strict=True)
+    ):
         if layer.node in worst:
-            axes.text(
-                max(layer.sqnr if math.isfinite(layer.sqnr) else 0, layer.own_sqnr or 0, 0) + 0.01 * top,
-                place,
-                f"{100 * (layer.blame or 0):.0f} % of the blame",
-                color=_CLIP,
-                fontsize=8,
-                va="center",
-                zorder=4,
-            )
-    axes.set_yticks(range(len(layers)), [_label(layer) for layer in layers], fontsize=7.5)
-    for label, layer in zip(axes.get_yticklabels(), layers, strict=True):
-        if layer.node in worst:
-            label.set_color(_CLIP)
+            tick.label1.set_color(_CLIP)
+            end = max(built_up[place], min(layer.own_sqnr or 0.0, top))
+            words = f"{100 * worst[layer.node]:.0f} % of the blame"
+            axes.text(end + 0.01 * top, place, words, color=_CLIP, fontsize=8, va="center", zorder=4)
     axes.set_ylim(len(layers) - 0.4, -0.6)
-    axes.set_xlim(0, top * 1.25)
+    axes.set_xlim(0, top * 1.2)
     axes.tick_params(axis="x", labeltop=True, top=True)
-    axes.set_xlabel("signal to noise against the float model, dB (higher is better)")
+    axes.set_xlabel("signal to noise against the float model, dB (longer is better)")
     axes.grid(axis="x", color="#dddddd", zorder=0)
     axes.spines["right"].set_visible(False)
-    ends = ", ".join(f"{it.name} {in_db(it.sqnr)}" for it in comparison.outputs[:3])
-    figure.suptitle(f"Noise layer by layer; {ends}" if ends else "Noise layer by layer", fontsize=11)
-    if layers:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    ends = "".join(f"; {it.name}: {in_db(it.sqnr)}" for it in comparison.outputs[:3])
+    figure.suptitle(f"Noise layer by layer, from the input down{ends}", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     _save(figure, path)
+
+
+def _length(ratio: float, top: float) -> float:
+    """Return how long to draw a ratio in dB: what is exact reaches over all others."""
+    if math.isnan(ratio):
+        return 0.0
+    return min(max(ratio, 0.0), 1.05 * top)
 
 
 def plot_histograms(layers: Sequence[LayerError], path: Target) -> None:
@@ -95,7 +93,9 @@ def plot_histograms(layers: Sequence[LayerError], path: Target) -> None:
             low, high = min(low, spread.clip_low), max(high, spread.clip_high)
             for end in (spread.clip_low, spread.clip_high):
                 axes.axvline(end, color=_CLIP, linewidth=1.2)
-            words = f"range {spread.clip_low:.3g} to {spread.clip_high:.3g}, {100 * (spread.clipped or 0):.2g} % clipped"
+            words = (
+                f"range {spread.clip_low:.3g} to {spread.clip_high:.3g}, {100 * (spread.clipped or 0):.2g} % clipped"
+            )
         room = 0.03 * (high - low) or 1.0
         low, high = low - room, high + room
         if spread.clip_low is not None and spread.clip_high is not None:
@@ -121,18 +121,23 @@ def plot_channels(layers: Sequence[LayerError], path: Target) -> None:
     image = np.full((max(len(rows), 1), widest), np.nan)
     for place, row in enumerate(rows):
         # A layer with fewer channels than there are columns fills them all, each channel some of them.
-        cells = [max(row[first:last]) for first, last in _cuts(len(row), widest)]
-        image[place] = np.log2(np.maximum(cells, 2.0**-10))
+        cells = np.array([max(row[first:last]) for first, last in _cuts(len(row), widest)])
+        image[place] = np.where(cells > 0, np.log2(np.maximum(cells, 2.0**-10)), np.nan)
     figure = new_figure(10.5, 1.8 + 0.26 * len(layers))
     axes = figure.subplots()
+    axes.set_facecolor("#dddddd")
     drawn = axes.imshow(image, aspect="auto", cmap="viridis", vmin=-8, vmax=0, interpolation="nearest")
-    axes.set_yticks(range(len(layers)), [f"{_label(it)} ({len(row)})" for it, row in zip(layers, rows, strict=True)], fontsize=7.5)
+    axes.set_yticks(
+        range(len(layers)), [f"{_label(it)} ({len(row)})" for it, row in zip(layers, rows, strict=True)], fontsize=7.5
+    )
     axes.set_xticks([])
     axes.set_xlabel("channels, from the first to the last (their number in brackets)", fontsize=8)
     bar = figure.colorbar(drawn, ax=axes, pad=0.01, ticks=[0, -2, -4, -6, -8])
     bar.ax.set_yticklabels(["all", "1/4", "1/16", "1/64", "1/256"], fontsize=7.5)
     bar.set_label("of the layer's range", fontsize=8)
-    figure.suptitle("How much of the layer's range each channel uses (dark: few codes are left for it)", fontsize=11)
+    figure.suptitle(
+        "How much of the layer's range each channel uses (dark: few codes are left for it; grey: always 0)", fontsize=11
+    )
     _save(figure, path)
 
 
@@ -146,7 +151,7 @@ def _peaks(spread: Spread) -> list[float]:
 def _cuts(count: int, cells: int) -> list[tuple[int, int]]:
     """Return which items each cell stands for: at least one."""
     starts = [index * count // cells for index in range(cells + 1)]
-    return [(first, max(first + 1, last)) for first, last in zip(starts, starts[1:], strict=False)]
+    return [(first, max(first + 1, last)) for first, last in itertools.pairwise(starts)]
 
 
 def _spreads(layers: Sequence[LayerError]) -> list[Spread]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.constants import constant_nodes
+from quantizer_sdk.constants import Constants, constant_nodes
 from quantizer_sdk.control_flow import form_of
 from quantizer_sdk.debug.rounding import Rounding, roundings_of
 from quantizer_sdk.debug.twins import Twins, is_rounding
@@ -98,12 +98,12 @@ def find_points(reference: GraphModule, quantized: GraphModule, twins: Twins) ->
             continue
         if first is not None:
             own[node] = first
-        elif node.all_input_nodes and _is_float(node) and not moves(node) and node not in fused:
+        elif (node.all_input_nodes and _is_float(node) and not moves(node) and node not in fused) and not roundings_at[
+            node
+        ]:
             own[node] = None
-        if own.get(node) is None and any(it.narrow in idle for it in roundings_at[node]):
-            own.pop(node, None)
     equal = _equal_constants(reference, quantized, twins, constants)
-    ends = {node for node in own} | {it.narrow for it in own.values() if it is not None}
+    ends = set(own) | {it.narrow for it in own.values() if it is not None}
     rounded = ends | idle
     points, named = [], set()
     for node, rounding in own.items():
@@ -204,33 +204,24 @@ def _layer(node: Node, members: list[Node], constants: set[Node]) -> Node:
     return weighted[-1] if weighted else claimed[0] if claimed else node
 
 
-def _equal_constants(
-    reference: GraphModule, quantized: GraphModule, twins: Twins, constants: set[Node]
-) -> set[Node]:
+def _equal_constants(reference: GraphModule, quantized: GraphModule, twins: Twins, constants: set[Node]) -> set[Node]:
     """Return the get_attr nodes that read the same numbers as the float graph does there."""
+    float_constants, quantized_constants = Constants(reference), Constants(quantized)
     found = set()
     for node in constants:
         twin = twins.values.get(node) or twins.calls.get(node)
         if node.op != "get_attr" or twin is None or twin.op != "get_attr":
             continue
-        ours, theirs = _read(quantized, node), _read(reference, twin)
-        if ours is theirs or (
-            isinstance(ours, torch.Tensor)
-            and isinstance(theirs, torch.Tensor)
-            and (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-            and torch.equal(ours, theirs)
-        ):
+        if not quantized_constants.is_tensor(node) or not float_constants.is_tensor(twin):
+            continue
+        ours, theirs = quantized_constants.read(node), float_constants.read(twin)
+        if ours is theirs or (ours.dtype == theirs.dtype and torch.equal(ours, theirs)):
             found.add(node)
     return found
 
 
-def _read(model: GraphModule, node: Node) -> Any:
-    path, _, name = str(node.target).rpartition(".")
-    return getattr(model.get_submodule(path), name)
-
-
 def _is_same(node: Node, twins: Twins, equal: set[Node], rounded: set[Node]) -> bool:
-    """Whether a node computes what its twin does, of the same; what is rounded in other layers is taken for the same."""
+    """Whether a node computes what its twin does, of the same; what other layers round is taken for the same."""
     if is_rounding(node):
         return node in rounded or node.all_input_nodes[0] in rounded
     if node.op == "get_attr":

@@ -1,4 +1,4 @@
-"""One rounding of a graph, quantize and its dequantizes taken as one: a function from a float tensor to a float tensor."""
+"""One rounding of a graph: quantize and its dequantizes taken as one function, from a float tensor to another."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Rounding:
             axis, value = self.narrow.args[3], self.source.meta.get("val")
             if not isinstance(value, torch.Tensor):
                 return None
-            return scale.reshape([-1 if at == axis % value.dim() else 1 for at in range(value.dim())])  # type: ignore
+            shape = [1] * value.dim()
+            shape[axis] = -1  # type: ignore[index]  # a number
+            return scale.reshape(shape)  # type: ignore[no-any-return]
         return scale  # type: ignore[no-any-return]
 
     def function(self) -> Callable[[torch.Tensor, Callable[[Node], Any]], torch.Tensor]:

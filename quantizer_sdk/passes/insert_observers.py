@@ -84,7 +84,9 @@ def _is_seen(tensor: Node, name: str) -> bool:
     """Whether all values of a tensor go by this observer before: those that this op moves about."""
     if tensor.target is operator.getitem:
         return _is_seen(tensor.all_input_nodes[0], name)
-    return moves(tensor) and all(operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes)
+    return moves(tensor) and all(
+        operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes
+    )
 
 
 def moves(node: Node) -> bool:
