@@ -99,4 +99,4 @@ def _flatten_outputs(model: GraphModule, output: Node) -> None:
 
 
 def _integer_kernels(program: Executable) -> Counter[str]:
-    return Counter(kernel.name for kernel in program.kernels() if kernel.integer)
+    return Counter(kernel.name for kernel in program.kernels() if kernel.integer and not kernel.moves)
