@@ -85,7 +85,8 @@ class Rounding:
             codes = narrow.target(tensor, *map_arg(rest, values))  # type: ignore[operator]
             return widen.target(codes, *map_arg(back, values), **named)  # type: ignore[operator,no-any-return]
 
-        if (narrow.target, widen.target) != _PER_TENSOR or named or narrow.args[5] not in _WHOLE_NUMBERS:
+        plain = (narrow.target, widen.target) == _PER_TENSOR and not named and rest == back
+        if not plain or rest[4] not in _WHOLE_NUMBERS:
             return by_ops
         scale, zero_point, low, high = (float(it) for it in rest[:4])  # type: ignore[arg-type]  # numbers
 
