@@ -36,7 +36,10 @@ class LayerError:
         max_error_lsb: The largest error in steps of the result's scale; None where it has none.
         own_sqnr: In dB, with the error of this layer alone: its inputs are the float model's values. None if that was
             not asked for.
-        blame: This layer's share of the sum, over all layers, of own noise over signal; None if that was not asked for.
+        unused_bits: How many bits of the codes nobody uses, those of the result or those of the weights, whichever are
+            more; what the data does not reach counts. None if the own error was not asked for.
+        blame: This layer's share of the sum of own noise over signal over all layers. Where more than one bit goes
+            unused, the noise could have been less, and counts four times for each further bit. None as before.
         spread: How the float model's values lie; None if histograms were not asked for.
     """
 
@@ -52,6 +55,7 @@ class LayerError:
     cosine: float
     max_error_lsb: float | None
     own_sqnr: float | None = None
+    unused_bits: float | None = None
     blame: float | None = None
     spread: Spread | None = None
 

@@ -16,6 +16,7 @@ from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.debug.comparison import Comparison, LayerError, OutputError
 from quantizer_sdk.debug.kernels import Kernels
 from quantizer_sdk.debug.lockstep import Lockstep, Watch, name_of
+from quantizer_sdk.debug.points import Point
 from quantizer_sdk.debug.spread import SpreadWatch
 from quantizer_sdk.debug.tally import Tally
 from quantizer_sdk.debug.twins import is_rounding, output_leaves
@@ -29,6 +30,9 @@ from quantizer_sdk.quantize_pt2e import convert_pt2e, tidy
 from quantizer_sdk.verify import observer_calls, require_graph_module
 
 __all__ = ["compare"]
+
+_NOBODYS_FAULT = 1.0
+"""Unused bits that symmetric codes of values of one sign have, or a range that only calibration has seen."""
 
 _Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -203,7 +207,8 @@ def _layers(pair: Lockstep, watch: Watch, spreads: SpreadWatch | None) -> tuple[
         for point in it.found.points
         if (tally := watch.tallies.get((it.path, point))) is not None and tally.compared
     ]
-    shares = _shares([tally for _path, _point, tally in found]) if watch.blame else None
+    unused = [_unused_bits(point, tally) for _path, point, tally in found]
+    shares = _shares([tally for _path, _point, tally in found], unused) if watch.blame else None
     return tuple(
         LayerError(
             node=name_of(path, point.layer),
@@ -218,6 +223,7 @@ def _layers(pair: Lockstep, watch: Watch, spreads: SpreadWatch | None) -> tuple[
             cosine=tally.cosine,
             max_error_lsb=tally.largest_lsb,
             own_sqnr=None if shares is None else tally.own_sqnr,
+            unused_bits=None if shares is None else unused[index],
             blame=None if shares is None else shares[index],
             spread=None if spreads is None else spreads.spread(path, point),
         )
@@ -225,9 +231,16 @@ def _layers(pair: Lockstep, watch: Watch, spreads: SpreadWatch | None) -> tuple[
     )
 
 
-def _shares(tallies: Sequence[Tally]) -> list[float]:
+def _unused_bits(point: Point, tally: Tally) -> float:
+    of_result = 0.0 if point.rounding is None else point.rounding.unused_bits(tally.low, tally.high)
+    return max(of_result, point.unused_weight_bits)
+
+
+def _shares(tallies: Sequence[Tally], unused_bits: Sequence[float]) -> list[float]:
     """Return each one's share of the sum of all own noise over signal; where it is endless, those share it alone."""
-    ratios = [it.own_ratio for it in tallies]
+    ratios = [
+        it.own_ratio * 4 ** max(bits - _NOBODYS_FAULT, 0.0) for it, bits in zip(tallies, unused_bits, strict=True)
+    ]
     if math.inf in ratios:
         ratios = [float(it == math.inf) for it in ratios]
     total = sum(ratios)

@@ -17,6 +17,7 @@ from quantizer_sdk.constants import Constants, constant_nodes
 from quantizer_sdk.control_flow import form_of
 from quantizer_sdk.debug.rounding import Rounding, roundings_of
 from quantizer_sdk.debug.twins import Twins, is_rounding
+from quantizer_sdk.debug.unused_bits import unused_weight_bits
 from quantizer_sdk.decision import DECISION_KEY, decision_of
 from quantizer_sdk.passes.insert_observers import moves
 from quantizer_sdk.provenance import value_of
@@ -44,6 +45,7 @@ class Point:
         layer: The op that the layer is named after: the one with weights, or the last.
         members: All ops of the layer, in the graph's order; not those that only move elements.
         exact: Whether nothing in it is rounded or has other constants than in the float graph.
+        unused_weight_bits: How many bits of its weights' codes nobody uses.
     """
 
     value: Node
@@ -52,6 +54,7 @@ class Point:
     layer: Node
     members: tuple[Node, ...]
     exact: bool
+    unused_weight_bits: float
 
     @property
     def carrier(self) -> Node:
@@ -104,7 +107,7 @@ def find_points(reference: GraphModule, quantized: GraphModule, twins: Twins) ->
             own[node] = None
     equal = _equal_constants(reference, quantized, twins, constants)
     ends = set(own) | {it.narrow for it in own.values() if it is not None}
-    rounded = ends | idle
+    rounded, stored = ends | idle, Constants(quantized)
     points, named = [], set()
     for node, rounding in own.items():
         reached = list(_reached(node, ends))
@@ -120,6 +123,7 @@ def find_points(reference: GraphModule, quantized: GraphModule, twins: Twins) ->
             layer=layer,
             members=tuple(members) or (node,),
             exact=exact,
+            unused_weight_bits=unused_weight_bits(stored, reached),
         )
         points.append(point)
     by_narrow = {it.narrow: it for found in roundings_at.values() for it in found}

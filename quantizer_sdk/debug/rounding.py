@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,17 @@ class Rounding:
             return None
         _source, scale, zero_point, low, high, *_rest = self.narrow.args
         return (low - zero_point) * scale, (high - zero_point) * scale  # type: ignore[operator]  # numbers
+
+    def unused_bits(self, low: float, high: float) -> float:
+        """Return how many bits of its codes nobody uses, for one scale that is known beforehand; else 0.
+
+        Args:
+            low: The smallest of the values that are rounded, or 0.
+            high: The largest.
+        """
+        if self.clips is None or not 0 < high - low < math.inf:
+            return 0.0
+        return max(math.log2((self.clips[1] - self.clips[0]) / (high - low)), 0.0)
 
     def scale(self, values: Callable[[Node], Any]) -> float | torch.Tensor | None:
         """Return the step between its codes, as it broadcasts beside the tensor; None where there is none such.

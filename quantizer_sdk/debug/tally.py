@@ -30,6 +30,8 @@ class Tally:
         own_signal: Σ reference² of where the own noise was measured.
         own_noise: Σ (reference - what the layer makes of the reference's inputs)².
         owned: How often own noise was added.
+        low: The smallest value of the reference, or 0.
+        high: The largest, or 0.
     """
 
     count: int = 0
@@ -42,6 +44,8 @@ class Tally:
     own_signal: float = 0.0
     own_noise: float = 0.0
     owned: int = 0
+    low: float = 0.0
+    high: float = 0.0
 
     def add(self, reference: torch.Tensor, actual: torch.Tensor, scale: float | torch.Tensor | None) -> None:
         """Add what the quantized model computes.
@@ -71,8 +75,10 @@ class Tally:
     def add_own(self, reference: torch.Tensor, actual: torch.Tensor | None) -> None:
         """Add what the layer makes of the reference's inputs; None for the very same as the reference."""
         self.owned += 1
-        if actual is None:
+        if actual is None or not reference.numel():
             return
+        low, high = torch.aminmax(reference)
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
         signal, noise, _cross, _largest = _sums(reference, actual, all_of_them=False)
         self.own_signal += signal
         self.own_noise += noise

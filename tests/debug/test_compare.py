@@ -52,8 +52,10 @@ def weights_of(converted, name):
     """The dequantized weight and the bias that a linear layer of a converted graph reads, in float64."""
     (layer,) = [it for it in converted.graph.nodes if it.name == name]
     dequantize = layer.args[1]
-    codes, scale = (getattr(converted.get_submodule(it.target.rpartition(".")[0]), it.target.rpartition(".")[2])
-                    for it in dequantize.args[:2])
+    codes, scale = (
+        getattr(converted.get_submodule(it.target.rpartition(".")[0]), it.target.rpartition(".")[2])
+        for it in dequantize.args[:2]
+    )
     bias = layer.args[2]
     module, _, attribute = bias.target.rpartition(".")
     return codes.double().numpy() * scale.double().numpy()[:, None], getattr(
@@ -176,7 +178,12 @@ def test_a_layer_is_what_one_kernel_computes(export):
     layers = {layer.node: layer for layer in compare(model, converted, images).layers}
     assert list(layers) == ["x", "conv2d", "linear"]  # what only moves codes is none
     conv, linear = layers["conv2d"], layers["linear"]
-    assert (conv.members, conv.twin, conv.module, conv.op) == (("conv2d", "relu"), "relu", "conv", "aten.conv2d.default")
+    assert (conv.members, conv.twin, conv.module, conv.op) == (
+        ("conv2d", "relu"),
+        "relu",
+        "conv",
+        "aten.conv2d.default",
+    )
     assert "torch.relu(self.norm(self.conv(x)))" in conv.source
     assert linear.module == "fc"
     # Rounding to the grid that its operand is on already is none of its own errors.
@@ -287,7 +294,10 @@ def test_the_models_stay_as_they_are(graphs):
     model, prepared, converted, batches = graphs
 
     def state():
-        return [(it.graph.__str__(), {k: v.clone() for k, v in it.state_dict().items()}) for it in (model, prepared, converted)]
+        return [
+            (it.graph.__str__(), {k: v.clone() for k, v in it.state_dict().items()})
+            for it in (model, prepared, converted)
+        ]
 
     before = state()
     compare(model, prepared, batches)

@@ -17,7 +17,9 @@ def quantized(export, net, batches):
     return model, prepared
 
 
-BATCHES = [torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) + shift for seed, shift in ((0, 1), (1, -1))]
+BATCHES = [
+    torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) + shift for seed, shift in ((0, 1), (1, -1))
+]
 
 
 @pytest.mark.parametrize(
