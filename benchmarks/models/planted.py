@@ -1,4 +1,4 @@
-"""Models with a fault that somebody planted, and whether `compare` or `explain` finds it: `python -m models.planted`."""
+"""Models with a planted fault, and whether `compare` or `explain` finds it: `python -m models.planted NAME BACKEND`."""
 
 from __future__ import annotations
 

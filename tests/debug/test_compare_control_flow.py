@@ -73,7 +73,7 @@ class Parting(nn.Module):
 
     def forward(self, x):
         y = self.a(x)
-        return torch.cond(y.abs().sum() > 0, lambda z: self.b(z), lambda z: self.c(z), (y,))
+        return torch.cond(y.abs().sum() > 0, self.b, self.c, (y,))
 
 
 def test_where_the_models_part_the_own_error_is_still_known(export):
