@@ -51,13 +51,19 @@ class Kernels:
         _flatten_outputs(watched, output)
         watched.graph.lint()
         watched.recompile()
+        names = [node.name if isinstance(node, Node) else None for node in returned]
+        self._returned = {  # what stays float, but is returned anyway
+            point.carrier: names.index(point.value.name)
+            for point in pair.found.points
+            if point.rounding is None and point.value.name in names
+        }
         self._program = runner.lower(watched, tuple(inputs))
         self._note_fusion(runner.lower(plain, tuple(inputs)), runner.name)
         unwatched = [
             name_of(it.path, point.layer)
             for it in pair.all_pairs()
             for point in it.found.points
-            if it.path or point.rounding is None
+            if it.path or (point.rounding is None and point.carrier not in self._returned)
         ]
         if unwatched:
             self.notes.append(
@@ -76,9 +82,11 @@ class Kernels:
             self.notes.append(f"the watched program has other integer kernels on {name}: {listed(changed, 10)}")
 
     def run(self, inputs: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], dict[Node, torch.Tensor]]:
-        """Return the model's outputs, and what each carrier's codes stand for."""
+        """Return the model's outputs, and by carriers what can be watched."""
         results = self._program.run(*inputs)
-        return tuple(results[: self._count]), dict(zip(self._carriers, results[self._count :], strict=True))
+        given = dict(zip(self._carriers, results[self._count :], strict=True))
+        given.update({carrier: results[index] for carrier, index in self._returned.items()})
+        return tuple(results[: self._count]), given
 
 
 def _read_again(quantize: Node, output: Node) -> Node:

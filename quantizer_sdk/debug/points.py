@@ -158,13 +158,10 @@ def _fused(nodes: list[Node], constants: set[Node], roundings_at: dict[Node, lis
         return {node for node in nodes if decision_of(node).fused_into is not None and len(node.users) == 1}
     found = set()
     for node in nodes:
-        reader = next(iter(node.users), None)
-        if (
-            len(node.users) == 1
-            and getattr(reader.target, "overloadpacket", None) in _ACTIVATIONS  # type: ignore[union-attr]
-            and roundings_at.get(reader)  # type: ignore[arg-type]
-            and _has_rounded_weight(node, constants)
-        ):
+        reader, *others = node.users or [node]
+        kind: object = getattr(reader.target, "overloadpacket", None)
+        closed = kind in _ACTIVATIONS and not others and bool(roundings_at.get(reader))
+        if closed and _has_rounded_weight(node, constants):
             found.add(node)
     return found
 

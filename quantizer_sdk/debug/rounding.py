@@ -48,8 +48,8 @@ class Rounding:
         """The ends of what it can represent, for one scale that is known beforehand; else None."""
         if self.narrow.target is not _PER_TENSOR[0]:
             return None
-        _source, scale, zero_point, low, high, *_rest = self.narrow.args
-        return (low - zero_point) * scale, (high - zero_point) * scale  # type: ignore[operator]  # numbers
+        scale, zero_point, low, high = (float(it) for it in self.narrow.args[1:5])  # type: ignore[arg-type]  # numbers
+        return (low - zero_point) * scale, (high - zero_point) * scale
 
     def unused_bits(self, low: float, high: float) -> float:
         """Return how many bits of its codes nobody uses, for one scale that is known beforehand; else 0.
@@ -116,8 +116,8 @@ def roundings_of(node: Node) -> list[Rounding]:
     for user in node.users:
         if not (is_quantize(user) or is_narrowing_cast(user)) or user.args[0] is not node:
             continue
-        first, *others = user.users or [None]
-        if first is None or not (is_dequantize(first) or first.target is user.target):
+        first, *others = user.users or [user]
+        if first is user or not (is_dequantize(first) or first.target is user.target):
             continue
         alike = all(
             (it.target, it.args[1:], it.kwargs) == (first.target, first.args[1:], first.kwargs) for it in others

@@ -123,7 +123,7 @@ def _sums(
         return 0.0, 0.0, 0.0, 0.0
     flat, other = _flat(reference), _flat(actual)
     parts = []
-    for r, a in zip(flat.split(_AT_ONCE), other.split(_AT_ONCE), strict=True):
+    for r, a in zip(torch.split(flat, _AT_ONCE), torch.split(other, _AT_ONCE), strict=True):
         d = torch.sub(r, a)
         parts.append(torch.dot(r, r))
         parts.append(torch.dot(d, d))

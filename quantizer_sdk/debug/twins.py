@@ -65,7 +65,7 @@ def find_twins(reference: GraphModule, quantized: GraphModule) -> Twins:
     for node in quantized.graph.nodes:
         same = calls.get(node)
         if found := evidence.get(node):
-            values[node] = same if same in found else found[0]  # type: ignore[assignment]  # None is in no list
+            values[node] = same if same in found else found[0]
         elif same is not None:
             values[node] = _through_batch_norm(same, names)
     reshaped = set()

@@ -89,7 +89,7 @@ def test_infinities_become_words(export, graphs):
 
 
 def test_the_spread_is_that_of_the_float_values(graphs, comparison):
-    model, _prepared, _converted, images = graphs
+    _model, _prepared, _converted, images = graphs
     values = torch.cat(images)
     spread = comparison.layer("x").spread
     assert sum(spread.counts) == values.numel()

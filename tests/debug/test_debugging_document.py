@@ -17,13 +17,14 @@ def test_its_snippets_run_in_order(tmp_path, monkeypatch):
     for picture in ("layers", "histograms", "channels"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     graph, kernels = names["comparison"], names["kernels"]
-    assert [layer.node for layer in kernels.layers] == [layer.node for layer in graph.layers if layer.rounded]
+    assert [layer.node for layer in kernels.layers] == [layer.node for layer in graph.layers]
     assert kernels.runner in str(kernels)
     # What a kernel computes is within one code of the graph, and the layer's own error is the graph's.
     again = names["compare"](names["exported"], names["prepared"], names["images"][:2])
     for one, other in zip(kernels.layers, again.layers, strict=True):
-        assert abs(one.max_error_lsb - other.max_error_lsb) <= 1.01
         assert one.own_sqnr == other.own_sqnr
+        if one.rounded:
+            assert abs(one.max_error_lsb - other.max_error_lsb) <= 1.01
 
 
 def test_the_table_of_figures_names_fields():
