@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.control_flow import form_of
+from quantizer_sdk.provenance import value_of
 from quantizer_sdk.qdq import CAST_OP, is_dequantize, is_quantize
 
 __all__ = ["Twins", "find_twins", "is_rounding", "output_leaves"]
@@ -97,8 +98,10 @@ def _same_calls(reference: GraphModule, quantized: GraphModule) -> dict[Node, No
 
 
 def _same_target(node: Node, twin: Node) -> bool:
+    """Whether two calls are of one op, with results of one rank: whether an axis is kept is an argument."""
     if node.target is twin.target:
-        return True
+        ours, theirs = (it if isinstance(it, torch.Tensor) else None for it in (value_of(node), value_of(twin)))
+        return ours is None or theirs is None or ours.dim() == theirs.dim()
     form, other = form_of(node), form_of(twin)
     return form is not None and form is other
 
