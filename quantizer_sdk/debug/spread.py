@@ -25,7 +25,7 @@ class Spread:
         high: Upper end of the last bin.
         clip_low: The smallest value that the layer's codes can represent; None where run-time or no qparams say it.
         clip_high: The largest.
-        clipped: Share of the values outside of these; None as they are.
+        clipped: Share of the values that are further outside than rounding takes them; None as they are.
         channel_low: The smallest value of each channel.
         channel_high: The largest.
     """
@@ -60,8 +60,10 @@ class SpreadWatch:
         self._histograms[key](value)
         self._add_channels(key, value)
         clips = None if point.rounding is None else point.rounding.clips
-        if clips is not None:
-            self._clipped[key] = self._clipped.get(key, 0) + int(((value < clips[0]) | (value > clips[1])).sum())
+        if clips is not None and point.rounding is not None:
+            half = float(point.rounding.narrow.args[1]) / 2  # type: ignore[arg-type]  # a number, where there are clips
+            outside = (value < clips[0] - half) | (value > clips[1] + half)
+            self._clipped[key] = self._clipped.get(key, 0) + int(outside.sum())
         self._count[key] = self._count.get(key, 0) + value.numel()
 
     def _add_channels(self, key: tuple[str, Point], value: torch.Tensor) -> None:

@@ -38,8 +38,9 @@ def as_text(comparison: Comparison, most: int) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-        if place and ranked[place - 1].source:
-            lines.append(f"{'':<{sum(widths[:_NUMBERS]) + 2 * _NUMBERS}}at {ranked[place - 1].source}")
+        source = ranked[place - 1].source if place else ""
+        if source and (place == 1 or source != ranked[place - 2].source):  # once for layers of one line
+            lines.append(f"{'':<{sum(widths[:_NUMBERS]) + 2 * _NUMBERS}}at {source}")
     if len(ranked) > most:
         lines.append(f"and {len(ranked) - most} more layers, in .layers and .ranked()")
     return "\n".join(lines)
