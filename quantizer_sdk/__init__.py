@@ -3,11 +3,13 @@
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
 from quantizer_sdk.bias_correction import BiasNotCorrectedWarning, bias_correction
 from quantizer_sdk.calibration import calibrate
+from quantizer_sdk.debug import Comparison, LayerError, OutputError, Spread, compare
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
     AlreadyPreparedError,
     BackendError,
     CalibrationError,
+    ComparisonError,
     CoverageError,
     GraphError,
     InvalidAnnotationError,
@@ -77,6 +79,8 @@ __all__ = [
     "BiasNotCorrectedWarning",
     "CalibrationError",
     "Check",
+    "Comparison",
+    "ComparisonError",
     "ComposableQuantizer",
     "Coverage",
     "CoverageError",
@@ -90,6 +94,7 @@ __all__ = [
     "GraphError",
     "InvalidAnnotationError",
     "InvalidSpecError",
+    "LayerError",
     "LoweringError",
     "LoweringReport",
     "Match",
@@ -101,6 +106,7 @@ __all__ = [
     "NothingAnnotatedError",
     "OpRecord",
     "Operand",
+    "OutputError",
     "PortableOp",
     "ProductBiasSpec",
     "Profile",
@@ -120,6 +126,7 @@ __all__ = [
     "ScaffoldError",
     "SharedQuantizationSpec",
     "SharingError",
+    "Spread",
     "Step",
     "TableQuantizer",
     "TensorRecord",
@@ -131,6 +138,7 @@ __all__ = [
     "backend_names",
     "bias_correction",
     "calibrate",
+    "compare",
     "convert_pt2e",
     "explain",
     "find_backend",

@@ -64,7 +64,8 @@ def demo(
     """Quantize EfficientNet-Lite0, run it on the backend's kernels, and print what that costs and gains."""
     with readable_errors():
         from quantizer_sdk.backend import find_backend
-        from quantizer_sdk.demo.plot import plot_layers, require_matplotlib
+        from quantizer_sdk.debug.figure import require_matplotlib
+        from quantizer_sdk.demo.plot import plot_layers
         from quantizer_sdk.demo.run import run_demo
         from quantizer_sdk.demo.table import render, to_json
         from quantizer_sdk.exported_file import load_exported

@@ -7,6 +7,7 @@ __all__ = [
     "AlreadyPreparedError",
     "BackendError",
     "CalibrationError",
+    "ComparisonError",
     "CoverageError",
     "GraphError",
     "InvalidAnnotationError",
@@ -75,6 +76,10 @@ class CoverageError(QuantizerError, ValueError):
 
 class CalibrationError(QuantizerError, ValueError):
     """Calibration data that no quantization parameters can be made of."""
+
+
+class ComparisonError(QuantizerError, ValueError):
+    """Two models that cannot be compared: they are no twins, return other things, or there is no data."""
 
 
 class NonFiniteError(CalibrationError):

@@ -23,7 +23,7 @@ from quantizer_sdk.provenance import describe
 from quantizer_sdk.qdq import CHOOSE_QPARAMS_OPS, is_dequantize, is_quantize
 from quantizer_sdk.spec import ANNOTATION_KEY
 
-__all__ = ["Stage", "require_exported", "require_prepared", "verify"]
+__all__ = ["Stage", "observer_calls", "require_exported", "require_graph_module", "require_prepared", "verify"]
 
 
 class Stage(Enum):
@@ -57,7 +57,7 @@ def require_exported(model: object) -> GraphModule:
         AlreadyPreparedError: It holds observers.
         AlreadyConvertedError: It holds quantize or dequantize ops.
     """
-    graph_module = _require_graph_module(model, "prepare_pt2e")
+    graph_module = require_graph_module(model, "prepare_pt2e")
     if calls := observer_calls(graph_module):
         message = (
             f"the model holds {len(calls)} observers already (first: {calls[0].target}); "
@@ -91,7 +91,7 @@ def require_prepared(model: object) -> GraphModule:
         AlreadyConvertedError: It is converted.
         NotPreparedError: It holds no observers.
     """
-    graph_module = _require_graph_module(model, "convert_pt2e")
+    graph_module = require_graph_module(model, "convert_pt2e")
     if observer_calls(graph_module):
         return graph_module
     for node in nodes_of(graph_module):
@@ -102,7 +102,12 @@ def require_prepared(model: object) -> GraphModule:
     raise NotPreparedError(message)
 
 
-def _require_graph_module(model: object, function: str) -> GraphModule:
+def require_graph_module(model: object, function: str) -> GraphModule:
+    """Return a model that a function was given, if it is a graph module.
+
+    Raises:
+        NotExportedError: It is anything else.
+    """
     if isinstance(model, GraphModule):
         return model
     if isinstance(model, torch.export.ExportedProgram):

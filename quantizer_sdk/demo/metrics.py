@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from quantizer_sdk.debug.decibels import to_db
+
 __all__ = [
     "agreement",
     "interleaved_medians",
@@ -29,13 +31,6 @@ _TAIL = 0.025
 def power(tensor: torch.Tensor) -> float:
     """Return the sum of squares, accumulated in float64."""
     return float(tensor.to(torch.float64).square().sum())
-
-
-def to_db(signal: float, noise: float) -> float:
-    """Return 10·log10(signal / noise); infinity where there is no noise, minus infinity for noise without a signal."""
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
 def sqnr_db(reference: torch.Tensor, actual: torch.Tensor) -> float:

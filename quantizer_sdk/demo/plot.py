@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 
+from quantizer_sdk.debug.figure import new_figure
 from quantizer_sdk.demo.result import Column, DemoResult, Layer
-from quantizer_sdk.errors import MissingDependencyError
 
-__all__ = ["plot_layers", "require_matplotlib"]
+__all__ = ["plot_layers"]
 
 _COLORS = ("#1f6f8b", "#d1603d", "#6a9f58", "#8a6fb0")
 _INCHES_PER_LAYER = 0.17
-
-
-def require_matplotlib() -> None:
-    """Check, before the work whose result is to be drawn, that it can be.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependencyError('the picture needs matplotlib: pip install "quantizer-sdk[report]"')
 
 
 def plot_layers(result: DemoResult, path: Path) -> None:
@@ -35,15 +24,10 @@ def plot_layers(result: DemoResult, path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = [column for column in result.columns if column.layers]
     labels = _labels(columns)
     places = {node: place for place, node in enumerate(labels)}
-    figure = Figure(figsize=(9, 1.6 + _INCHES_PER_LAYER * len(labels)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)  # so that saving needs no window system and no global state
+    figure = new_figure(9, 1.6 + _INCHES_PER_LAYER * len(labels))
     axes = figure.subplots()
     for number, (column, color) in enumerate(zip(columns, _COLORS, strict=False)):
         finite = [layer for layer in column.layers if math.isfinite(layer.sqnr)]

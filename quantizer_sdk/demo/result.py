@@ -48,8 +48,8 @@ class Layer:
     """How well one quantized activation matches the float model's.
 
     Attributes:
-        node: Name of the node that computes it.
-        op: Overload of the node in the float model whose value it stands for.
+        node: Name of the op that the layer is named after, as `compare` has it.
+        op: Its overload.
         module: Path of the module it came from.
         sqnr: In dB, with all noise built up since the input.
     """

@@ -16,12 +16,11 @@ import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
+from quantizer_sdk import calibrate, compare, convert_pt2e, explain, prepare_pt2e
 from quantizer_sdk.backend import Backend, Executable
 from quantizer_sdk.demo.data import IMAGE_SIZE, LabelledImages, load_images, load_lite0
-from quantizer_sdk.demo.layers import layer_sqnr
 from quantizer_sdk.demo.metrics import agreement, interleaved_medians, noise_percent, sqnr_db, top1
-from quantizer_sdk.demo.result import Column, Coverage, DemoResult, FloatOp
+from quantizer_sdk.demo.result import Column, Coverage, DemoResult, FloatOp, Layer
 from quantizer_sdk.errors import BackendError, CalibrationError, UnsupportedError
 
 __all__ = ["FLOAT", "OURS", "PEER", "Stage", "run_demo"]
@@ -179,7 +178,7 @@ class _Bench:
             with self.clock(f"run the q/dq graph of {name} on other float kernels"):
                 floor = noise_percent(self._reference, logits, self._eager_without_onednn(converted))
         with self.clock(f"compare the layers of {name}"):
-            layers = layer_sqnr(self.float_module(), converted, _split(self.data.images[:_LAYER_IMAGES], 1))
+            layers = _layers(self.float_module(), converted, _split(self.data.images[:_LAYER_IMAGES], 1))
         draft = self._draft(name, converted, logits)
         return {
             **draft,
@@ -267,6 +266,14 @@ def _batch_range(program: ExportedProgram) -> tuple[int, int]:
 def _split(images: torch.Tensor, size: int) -> list[torch.Tensor]:
     """Cut images into batches; the last may be smaller."""
     return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def _layers(reference: GraphModule, converted: GraphModule, batches: list[torch.Tensor]) -> tuple[Layer, ...]:
+    """Compare every quantized activation with the float model's own value there."""
+    found = compare(reference, converted, batches, blame=False).layers
+    return tuple(
+        Layer(node=layer.node, op=layer.op, module=layer.module, sqnr=layer.sqnr) for layer in found if layer.rounded
+    )
 
 
 def _coverage(converted: GraphModule) -> Coverage:

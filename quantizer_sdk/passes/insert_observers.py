@@ -17,14 +17,14 @@ from quantizer_sdk.observers.derived import is_derived
 from quantizer_sdk.operands import argument
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
-__all__ = ["MOVES", "OBSERVER_PREFIX", "insert_observers"]
+__all__ = ["OBSERVER_PREFIX", "insert_observers", "moves"]
 
 OBSERVER_PREFIX = "activation_post_process_"
 
 _ATEN = torch.ops.aten
 
 # Ops whose results hold values of their operands alone, or zeros, which are in every range.
-MOVES = frozenset(
+_MOVES = frozenset(
     (
         *(_ATEN.view, _ATEN.reshape, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten, _ATEN.squeeze),
         *(_ATEN.unsqueeze, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.flip, _ATEN.expand),
@@ -84,9 +84,16 @@ def _is_seen(tensor: Node, name: str) -> bool:
     """Whether all values of a tensor go by this observer before: those that this op moves about."""
     if tensor.target is operator.getitem:
         return _is_seen(tensor.all_input_nodes[0], name)
-    if getattr(tensor.target, "overloadpacket", None) not in MOVES or (_value_padded(tensor) or 0) != 0:
-        return False
-    return all(operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes)
+    return moves(tensor) and all(
+        operand.op == "call_module" and operand.target == name for operand in tensor.all_input_nodes
+    )
+
+
+def moves(node: Node) -> bool:
+    """Whether an op's results hold values of its operands alone, or zeros."""
+    if node.target is operator.getitem:
+        return True
+    return getattr(node.target, "overloadpacket", None) in _MOVES and (_value_padded(node) or 0) == 0
 
 
 def _value_padded(tensor: Node) -> float | None:

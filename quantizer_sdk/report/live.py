@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.decision import RECORD_KEY
 from quantizer_sdk.operands import tensor_operands
-from quantizer_sdk.passes.insert_observers import MOVES
+from quantizer_sdk.passes.insert_observers import moves
 from quantizer_sdk.provenance import module_path, op_name, source_line
 from quantizer_sdk.report.findings import nearly_agree, suspicions
 from quantizer_sdk.report.held_tensors import HeldTensors
@@ -125,7 +124,7 @@ def _has_seen_nothing(point: Point) -> bool:
 def _moves_one(node: Node) -> bool:
     if len(node.all_input_nodes) != 1:
         return False
-    return node.target is operator.getitem or getattr(node.target, "overloadpacket", None) in MOVES
+    return moves(node)
 
 
 def _equal(one: Point, other: Point) -> bool:

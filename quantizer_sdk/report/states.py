@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +13,8 @@ from quantizer_sdk.constants import constant_nodes
 from quantizer_sdk.decision import decision_of
 from quantizer_sdk.foreign import annotation_of
 from quantizer_sdk.observers.create import is_observer_call
-from quantizer_sdk.operands import argument
 from quantizer_sdk.passes.fold_batch_norm import why_not_folded
-from quantizer_sdk.passes.insert_observers import MOVES
+from quantizer_sdk.passes.insert_observers import moves
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.qdq import is_dequantize, is_quantize
 from quantizer_sdk.refusal import ADVICE, CONTROL_FLOW, DTYPE, NO_ROW, NOT_ANNOTATED, UNPREPARED, Refusal
@@ -138,7 +136,7 @@ class States:
         """Return the ops that nobody claimed and that move values from quantized points to quantized points alone."""
         fed: set[Node] = set()
         for node in model.graph.nodes:
-            if node not in self._constant and node not in self._annotation and _moves(node):
+            if node not in self._constant and node not in self._annotation and moves(node):
                 operands = [operand for operand in node.all_input_nodes if operand not in self._constant]
                 if operands and all(operand in fed or self._yields_codes(operand) for operand in operands):
                     fed.add(node)
@@ -148,12 +146,3 @@ class States:
             if users and all(user in passing or self._takes_codes(user, node) for user in users):
                 passing.add(node)
         return {node for node in passing if is_op(node)}
-
-
-def _moves(node: Node) -> bool:
-    """Whether a node yields values of its operands alone."""
-    if node.target is operator.getitem:
-        return True
-    if node.target in _PADS and argument(node, "value") not in {None, 0}:
-        return False
-    return getattr(node.target, "overloadpacket", None) in MOVES

@@ -1,0 +1,16 @@
+"""Signal to noise in decibels."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["to_db"]
+
+
+def to_db(signal: float, noise: float) -> float:
+    """Return 10·log10(signal / noise); infinity where there is no noise, minus infinity for noise without a signal."""
+    if noise == 0:
+        return math.inf
+    if math.isnan(signal) or math.isnan(noise):
+        return math.nan
+    return 10 * math.log10(signal / noise) if signal > 0 and noise < math.inf else -math.inf
