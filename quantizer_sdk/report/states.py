@@ -24,7 +24,6 @@ from quantizer_sdk.spec import QuantizationAnnotation, SharedQuantizationSpec
 __all__ = ["States"]
 
 _ATEN = torch.ops.aten
-_PADS = frozenset({_ATEN.pad.default, _ATEN.constant_pad_nd.default})
 _EXACT = "it only moves values, so accuracy gains nothing; to have it move codes, "
 
 

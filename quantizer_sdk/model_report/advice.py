@@ -1,0 +1,103 @@
+"""What to do about a model's float work and noise, what gains most first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from quantizer_sdk.debug import Comparison, LayerError
+from quantizer_sdk.model_report.content import Advice
+from quantizer_sdk.report import Explanation, Finding, OpRecord
+
+__all__ = ["advice_of"]
+
+_NOISY = 0.05
+"""A layer with a smaller share of all own noise is not worth a rule: without it the model gains 0.2 dB at most."""
+_MOST_LAYERS = 5
+_NO_NEED = ("nothing",)
+_LOW = 20.0
+"""Below that many dB the model as a whole is worth the time of a search."""
+
+
+def advice_of(explanation: Explanation, comparison: Comparison | None) -> tuple[Advice, ...]:
+    """Return what to do, in order of expected gain.
+
+    Advice on noise and on float work are sorted by the same measure: the share of it that would go away.
+    """
+    found = [*_on_float_work(explanation), *_on_noise(explanation, comparison)]
+    return tuple(sorted(found, key=lambda advice: -advice.order))
+
+
+def _on_float_work(explanation: Explanation) -> Iterator[Advice]:
+    """Join float ops with the same reason and the same remedy."""
+    groups: dict[tuple[str, str], list[OpRecord]] = {}
+    for op in explanation.float_ops():
+        if op.advice and not op.advice.startswith(_NO_NEED):
+            groups.setdefault((op.reason or "", op.advice), []).append(op)
+    whole = sum(explanation.macs(state) for state in {op.state for op in explanation.ops})
+    for (reason, advice), ops in groups.items():
+        share = sum(op.macs or 0 for op in ops) / whole if whole else 0.0
+        gain = f"{100 * share:.1f} % of the work" if share >= 0.001 else _counted(len(ops), "float op")
+        yield Advice(
+            text=f"{_sentence(reason)} {_sentence(advice)}",
+            gain=gain,
+            rows=tuple(op.node for op in ops),
+            order=max(share, 1e-4 * len(ops) / max(len(explanation.ops), 1)),
+        )
+
+
+def _on_noise(explanation: Explanation, comparison: Comparison | None) -> Iterator[Advice]:
+    if comparison is None:
+        return
+    findings: dict[str, list[Finding]] = {}
+    for finding in explanation.warnings:
+        findings.setdefault(finding.node, []).append(finding)
+    for layer in comparison.ranked()[:_MOST_LAYERS]:
+        if layer.blame is None or layer.blame < _NOISY or not math.isfinite(layer.blame):
+            continue
+        causes = [finding for member in layer.members for finding in findings.get(member, ())]
+        yield Advice(
+            text=f"{_where(layer)} adds {100 * layer.blame:.0f} % of the noise. {_remedy(layer, causes)}",
+            gain=f"up to {_gain(layer.blame)}",
+            rows=(layer.node,),
+            order=layer.blame,
+        )
+    worst = min((output.sqnr for output in comparison.outputs), default=math.inf)
+    if worst < _LOW:  # which helps most where no layer stands out
+        most = max((layer.blame or 0.0 for layer in comparison.layers), default=0.0)
+        yield Advice(
+            text=f"An output has {worst:.1f} dB. `quantizer-sdk tune` tries other ranges, smoothing, equalization and "
+            "corrected biases on your data, and says what each brings.",
+            gain="to be measured",
+            order=1 - most,
+        )
+
+
+def _remedy(layer: LayerError, causes: list[Finding]) -> str:
+    if causes:
+        return " ".join(
+            _sentence(f"{cause.message}; {cause.advice}" if cause.advice else cause.message) for cause in causes
+        )
+    if layer.module:
+        return (
+            f"Leave it float or give it a finer config by set_module_name({layer.module!r}, ...), or let "
+            "mixed_precision find the fewest such rules."
+        )
+    return "Leave it float by set_filter_function, or give the op another config."
+
+
+def _where(layer: LayerError) -> str:
+    return f"{layer.module} ({layer.op})" if layer.module else layer.op
+
+
+def _gain(share: float) -> str:
+    return "all of it" if share >= 1 else f"{-10 * math.log10(1 - share):.1f} dB"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _sentence(words: str) -> str:
+    words = words.strip()
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?', '!')) else '.'}" if words else ""
