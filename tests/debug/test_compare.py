@@ -6,12 +6,16 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from quantizers import CONFIG, SmallTable
+from quantizers import CONFIG, LINEAR, SmallTable
 from torch import nn
 from torch.fx import Interpreter
 
-from quantizer_sdk import calibrate, compare, convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+from quantizer_sdk import Row, Step, calibrate, compare, convert_pt2e, ops, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.qdq import is_quantize
+
+
+class InPlaceTable(SmallTable):
+    rows = (Row("linear_relu_", (LINEAR, Step(ops(torch.ops.aten.relu_.default)))), *SmallTable.rows)
 
 
 class Net(nn.Module):
@@ -190,6 +194,30 @@ def test_a_layer_is_what_one_kernel_computes(export):
     weight, bias = weights_of(converted, "linear")
     actual = rounded(converted, floats["reshape"] @ weight.T + bias, "linear")[0]
     assert linear.own_sqnr == pytest.approx(db(floats["linear"], actual), abs=1e-3)
+
+
+def test_an_op_in_place_is_one_like_any_other(export):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 9)
+
+        def forward(self, x):
+            return self.fc(x).relu_()
+
+    torch.manual_seed(0)
+    batches = [torch.randn(7, 6) for _ in range(3)]
+    model = export(InPlace(), batches[0])
+    prepared = prepare_pt2e(model, InPlaceTable().set_global(CONFIG))
+    calibrate(prepared, batches)
+    converted = convert_pt2e(prepared)
+    (_x, layer) = compare(model, converted, batches).layers
+    weight, bias = weights_of(converted, "linear")
+    reference = torch.cat([model(batch) for batch in batches]).detach().double().numpy()
+    pre = torch.cat(batches).double().numpy() @ weight.T + bias
+    assert layer.members == ("linear", "relu_")
+    actual = rounded(converted, np.maximum(pre, 0), "relu_")[0]
+    assert layer.own_sqnr == pytest.approx(db(reference, actual), abs=1e-3)
 
 
 def test_float_layers_are_exact_and_bear_no_blame(export):
