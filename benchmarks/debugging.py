@@ -69,14 +69,16 @@ def main(
         list[str] | None, typer.Option(help="Names of models to plant faults in; all by default.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Timed rounds; 0 leaves the costs out.")] = 5,
+    draw: Annotated[int, typer.Option(help="Another number plants the faults in other layers.")] = 0,
     write: Annotated[bool, typer.Option("--write", help="Write the tables in docs/debugging.md.")] = False,
 ) -> None:
     """Measure, print the tables, and hold them to the bars."""
     if unknown := [name for name in models or () if name not in MODELS]:
         raise typer.BadParameter(f"no model {', '.join(unknown)}; there are {', '.join(MODELS)}")
-    if write and (models or not rounds):
-        raise typer.BadParameter("--write takes a whole run: no --models, no --rounds 0")
-    subjects = [("models.planted", [model, backend]) for model in models or MODELS for backend in BACKENDS]
+    if write and (models or not rounds or draw):
+        raise typer.BadParameter("--write takes a whole run: no --models, no --rounds 0, no --draw")
+    lot = ["--draw", str(draw)]
+    subjects = [("models.planted", [model, backend, *lot]) for model in models or MODELS for backend in BACKENDS]
     jobs = [*subjects, *(("models.debugger_cost", [what, "--rounds", str(rounds)]) for what in _COSTS if rounds)]
     cases: Cases = []
     costs: dict[str, dict[str, float]] = {}

@@ -72,14 +72,13 @@ class _Subject:
         layers: Those of the healthy quantized model.
     """
 
-    def __init__(self, name: str, backend: str) -> None:
+    def __init__(self, name: str, backend: str, draw: int = 0) -> None:
         entry: Entry = ENTRIES[name]
         self.name, self.backend = name, backend
         self._batches = entry.examples(entry.size, _CALIBRATION + _COMPARED)
         module = entry.build(entry.size)
         self.model = tidy(torch.export.export(module, self._batches[0]).module())
-        self._modules = {path: type(it) for path, it in module.named_modules()}
-        self._draw = random.Random(f"{name} {backend}")
+        self._draw = random.Random(f"{name} {backend}{draw or ''}")
         self._prepared = self._prepare(self.model)
         self.layers = compare(self.model, self._prepared, self._data, blame=False).layers
 
@@ -241,11 +240,12 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("backend", choices=BACKENDS)
+    parser.add_argument("--draw", type=int, default=0, help="another number plants in other layers")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    cases = [asdict(case) for case in _Subject(options.model, options.backend).cases()]
+    cases = [asdict(case) for case in _Subject(options.model, options.backend, options.draw).cases()]
     options.json.write_text(json.dumps({"cases": cases}), encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from quantizer_sdk.debug.joint_control_flow import run_jointly
 from quantizer_sdk.debug.points import Point, find_points
 from quantizer_sdk.debug.tally import Tally
 from quantizer_sdk.debug.twins import Twins, find_twins
-from quantizer_sdk.operands import is_written
+from quantizer_sdk.operands import argument, is_written
 
 __all__ = ["Lockstep", "Watch"]
 
@@ -360,6 +360,15 @@ def _writes_state(node: Node) -> bool:
     """Whether an op writes in place into what outlives a run: a buffer, or an input."""
     if not (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable):
         return False
-    while node.op == "call_function" and node.all_input_nodes:
-        node = node.all_input_nodes[0]
+    while (viewed := _viewed(node)) is not None:
+        node = viewed
     return node.op in {"get_attr", "placeholder"}
+
+
+def _viewed(node: Node) -> Node | None:
+    """Return the operand whose memory an op's result is; None where it has its own."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    names = [item.name for item in node.target._schema.arguments if item.alias_info is not None]
+    values = [argument(node, name) for name in names]
+    return next((it for it in values if isinstance(it, Node)), None)

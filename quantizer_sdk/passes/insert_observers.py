@@ -17,14 +17,14 @@ from quantizer_sdk.observers.derived import is_derived
 from quantizer_sdk.operands import argument
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
-__all__ = ["OBSERVER_PREFIX", "insert_observers", "moves"]
+__all__ = ["MOVES", "OBSERVER_PREFIX", "insert_observers", "moves"]
 
 OBSERVER_PREFIX = "activation_post_process_"
 
 _ATEN = torch.ops.aten
 
 # Ops whose results hold values of their operands alone, or zeros, which are in every range.
-_MOVES = frozenset(
+MOVES = frozenset(
     (
         *(_ATEN.view, _ATEN.reshape, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten, _ATEN.squeeze),
         *(_ATEN.unsqueeze, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.flip, _ATEN.expand),
@@ -93,7 +93,7 @@ def moves(node: Node) -> bool:
     """Whether an op's results hold values of its operands alone, or zeros."""
     if node.target is operator.getitem:
         return True
-    return getattr(node.target, "overloadpacket", None) in _MOVES and (_value_padded(node) or 0) == 0
+    return getattr(node.target, "overloadpacket", None) in MOVES and (_value_padded(node) or 0) == 0
 
 
 def _value_padded(tensor: Node) -> float | None:

@@ -1,17 +1,23 @@
 """Every figure of `compare` against the same computed by numpy."""
 
+import io
 import math
 import weakref
 
 import numpy as np
 import pytest
 import torch
-from quantizers import CONFIG, SmallTable
+from quantizers import CONFIG, LINEAR, SmallTable
 from torch import nn
 from torch.fx import Interpreter
 
-from quantizer_sdk import calibrate, compare, convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+from quantizer_sdk import Row, Step, calibrate, compare, convert_pt2e, ops, prepare_pt2e, prepare_qat_pt2e
+from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, get_symmetric_quantization_config
 from quantizer_sdk.qdq import is_quantize
+
+
+class InPlaceTable(SmallTable):
+    rows = (Row("linear_relu_", (LINEAR, Step(ops(torch.ops.aten.relu_.default)))), *SmallTable.rows)
 
 
 class Net(nn.Module):
@@ -192,6 +198,30 @@ def test_a_layer_is_what_one_kernel_computes(export):
     assert linear.own_sqnr == pytest.approx(db(floats["linear"], actual), abs=1e-3)
 
 
+def test_an_op_in_place_is_one_like_any_other(export):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 9)
+
+        def forward(self, x):
+            return self.fc(x).relu_()
+
+    torch.manual_seed(0)
+    batches = [torch.randn(7, 6) for _ in range(3)]
+    model = export(InPlace(), batches[0])
+    prepared = prepare_pt2e(model, InPlaceTable().set_global(CONFIG))
+    calibrate(prepared, batches)
+    converted = convert_pt2e(prepared)
+    (_x, layer) = compare(model, converted, batches).layers
+    weight, bias = weights_of(converted, "linear")
+    reference = torch.cat([model(batch) for batch in batches]).detach().double().numpy()
+    pre = torch.cat(batches).double().numpy() @ weight.T + bias
+    assert layer.members == ("linear", "relu_")
+    actual = rounded(converted, np.maximum(pre, 0), "relu_")[0]
+    assert layer.own_sqnr == pytest.approx(db(reference, actual), abs=1e-3)
+
+
 def test_float_layers_are_exact_and_bear_no_blame(export):
     torch.manual_seed(0)
     batches = [torch.randn(7, 6) for _ in range(3)]
@@ -240,7 +270,50 @@ def test_a_scale_that_is_too_large_is_ranked_first(graphs):
             observer.max_val = observer.max_val * 8
     (worst, *_rest) = compare(model, prepared, batches).ranked()
     assert worst.node == "sigmoid"
-    assert worst.blame > 0.5
+    assert worst.unused_bits == pytest.approx(3, abs=0.05)
+    assert worst.blame > 0.9
+
+
+def test_weights_of_which_few_codes_are_used_are_blamed(graphs):
+    model, prepared, converted, batches = graphs
+    (layer,) = [node for node in prepared.graph.nodes if node.name == "linear"]
+    observer = prepared.get_submodule(layer.args[1].target)
+    observer.min_val, observer.max_val = observer.min_val * 8, observer.max_val * 8
+    before, after = (compare(model, it, batches).layer("linear") for it in (converted, prepared))
+    assert (before.unused_bits, after.unused_bits) == (pytest.approx(0, abs=0.05), pytest.approx(3, abs=0.05))
+    coarse = convert_pt2e(prepared)
+    (layer,) = [node for node in coarse.graph.nodes if node.name == "linear"]
+    codes = coarse.get_submodule("first").get_buffer(layer.args[1].args[0].target.rpartition(".")[2])
+    assert after.unused_bits == pytest.approx(math.log2(127 / codes.abs().max().item()))
+    assert before.blame < 0.5 < after.blame
+
+
+def test_a_model_that_was_saved_and_loaded_has_the_same_layers(graphs):
+    model, _prepared, converted, batches = graphs
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(converted, (batches[0],)), file)
+    file.seek(0)
+    loaded = compare(model, torch.export.load(file).module(), batches)
+    found = compare(model, converted, [{"x": batch} for batch in batches])  # by keyword, for once
+    assert [layer.op for layer in loaded.layers] == [layer.op for layer in found.layers]
+    assert [layer.own_sqnr for layer in loaded.layers] == [layer.own_sqnr for layer in found.layers]
+
+
+def test_a_value_of_another_shape_is_compared_element_by_element(export):
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    torch.manual_seed(0)
+    images = [torch.randn(2, 3, 5, 5) for _ in range(2)]
+    model = export(Pooled(), images[0])
+    prepared = prepare_pt2e(model, XNNPACKQuantizer().set_global(get_symmetric_quantization_config()))
+    calibrate(prepared, images)  # XNNPACK keeps the axes, and drops them afterwards
+    (_x, layer) = compare(model, prepared, images).layers
+    reference = torch.cat([model(image) for image in images]).double().numpy()
+    assert layer.twin == "mean"
+    actual = rounded(convert_pt2e(prepared), reference, layer.node)[0]
+    assert layer.own_sqnr == pytest.approx(db(reference, actual), abs=1e-3)
 
 
 def test_values_go_as_soon_as_nobody_reads_them(export):
