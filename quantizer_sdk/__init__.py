@@ -1,7 +1,13 @@
 """Backend quantizers in the PyTorch 2 Export style: one engine, real integer kernels, proven numerics."""
 
+from quantizer_sdk.accuracy import (
+    BiasNotCorrectedWarning,
+    NotEqualizedWarning,
+    bias_correction,
+    cross_layer_equalization,
+    smooth_quant,
+)
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
-from quantizer_sdk.bias_correction import BiasNotCorrectedWarning, bias_correction
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
@@ -38,7 +44,6 @@ from quantizer_sdk.profile import Profile
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
 from quantizer_sdk.report import Explanation, OpRecord, explain
-from quantizer_sdk.smoothing import smooth_quant
 from quantizer_sdk.spec import (
     DerivedQuantizationSpec,
     EdgeOrNode,
@@ -90,6 +95,7 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteError",
     "NotAQuantizerError",
+    "NotEqualizedWarning",
     "NotExportedError",
     "NotPreparedError",
     "NothingAnnotatedError",
@@ -124,6 +130,7 @@ __all__ = [
     "bias_correction",
     "calibrate",
     "convert_pt2e",
+    "cross_layer_equalization",
     "explain",
     "find_backend",
     "lowering_report",
