@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from quantizer_sdk.accuracy.abreast import AbreastRun
 from quantizer_sdk.accuracy.quantized_layers import Progress, shape_of_channels
 
 __all__ = ["means_of", "relative_noise", "shifts_behind_corrected", "shrunk"]
@@ -54,23 +55,16 @@ def shifts_behind_corrected(
     Returns:
         What each layer's bias lacks, [channels], by the layers of the float model; and the outputs for each input.
     """
-    runs = [Interpreter(quantized) for _ in inputs]
-    for run, given in zip(runs, inputs, strict=True):
-        run.args_iter = iter(quantized.graph.process_inputs(*given))
     found: dict[Node, torch.Tensor] = {}
     values: list[Any] = []
-    for node in quantized.graph.nodes if progress is None else progress(quantized.graph.nodes):
-        values = [run.run_node(node) for run in runs]
+    run = AbreastRun(quantized, inputs)
+    for node, values in run if progress is None else progress(run):
         if node in layers:
             layer = layers[node]
             pairs = zip(means[layer], values, strict=True)
             found[layer] = shift = shrunk(torch.cat([wanted - means_of(layer, value) for wanted, value in pairs]))
             beside = shift.reshape(shape_of_channels(layer))
-            values = [value + beside.to(value) for value in values]
-        for run, value in zip(runs, values, strict=True):
-            run.env[node] = value
-            for unread in run.user_to_last_uses.get(node, ()):
-                del run.env[unread]
+            values[:] = [value + beside.to(value) for value in values]
     return found, values  # of the output node, which is the last
 
 
