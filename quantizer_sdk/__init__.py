@@ -3,9 +3,15 @@
 from quantizer_sdk.accuracy import (
     BiasNotCorrectedWarning,
     NotEqualizedWarning,
+    NotRoundedWarning,
+    Trial,
+    TuneResult,
+    adaround,
     bias_correction,
     cross_layer_equalization,
     smooth_quant,
+    tune,
+    with_observer,
 )
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
 from quantizer_sdk.calibration import calibrate
@@ -98,6 +104,7 @@ __all__ = [
     "NotEqualizedWarning",
     "NotExportedError",
     "NotPreparedError",
+    "NotRoundedWarning",
     "NothingAnnotatedError",
     "OpRecord",
     "Operand",
@@ -121,10 +128,13 @@ __all__ = [
     "SharingError",
     "Step",
     "TableQuantizer",
+    "Trial",
+    "TuneResult",
     "UncalibratedError",
     "UnsupportedError",
     "UnusedRuleWarning",
     "WaiverError",
+    "adaround",
     "allow_exported_model_train_eval",
     "backend_names",
     "bias_correction",
@@ -140,4 +150,6 @@ __all__ = [
     "prepare_pt2e",
     "prepare_qat_pt2e",
     "smooth_quant",
+    "tune",
+    "with_observer",
 ]
