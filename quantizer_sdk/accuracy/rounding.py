@@ -18,8 +18,8 @@ __all__ = ["Reconstruction", "chosen_codes"]
 _STRETCH, _SHIFT = 1.2, -0.1  # ζ - γ and γ
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _WARM_UP = 0.2  # the share of iterations without the regularizer
-_LAMBDA = 0.1
-_RATE = 0.02
+_LAMBDA = 0.3
+_RATE = 0.03
 _ROWS = 256  # of one iteration
 
 
