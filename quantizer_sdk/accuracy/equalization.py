@@ -33,7 +33,7 @@ __all__ = ["NotEqualizedWarning", "cross_layer_equalization"]
 
 _SWEEPS = 20  # powers of two settle in fewer
 _LARGEST = 2.0**10  # of a scale: channels that are all but dead stay small
-_MARGIN = 1.25  # how far other data may exceed what calibration has seen before a bound is met that was not
+_MARGIN = 4.0  # how far other data may exceed what calibration has seen before a bound is met that was not
 
 
 class NotEqualizedWarning(UserWarning):
@@ -61,7 +61,7 @@ def cross_layer_equalization(
 
     Returns:
         The model with batch norms folded and scaled weights. It computes the same bits, save for values that leave
-        float32's range, and for inputs on which a channel before a clamp exceeds 1.25 times all that it was in
+        float32's range, and for inputs on which a channel before a clamp exceeds 4 times all that it was in
         `batches`: its bound then is met earlier.
 
     Raises:

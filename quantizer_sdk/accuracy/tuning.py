@@ -20,7 +20,7 @@ from quantizer_sdk.accuracy.trial import Trial, TuneResult
 from quantizer_sdk.backend import Backend
 from quantizer_sdk.batches import positional_inputs
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, QuantizerError
-from quantizer_sdk.quantize_pt2e import tidy
+from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.quantizer import QuantizerLike
 from quantizer_sdk.verify import require_exported
 
@@ -169,7 +169,7 @@ class _Tuning:
         self._held_out = batches[_HELD_OUT - 1 :: _HELD_OUT] if spare else []
         self._learning = [it for index, it in enumerate(batches) if not spare or index % _HELD_OUT != _HELD_OUT - 1]
         self._kitchen = Kitchen(model, make_quantizer, self._learning, iterations, self._watched)
-        floats = tidy(model)
+        floats = copy_model(model)  # which may write into buffers
         self._expected = [_outputs_of(floats, data) for data in (self._learning, self._held_out)]
         self._kept: tuple[GraphModule, GraphModule] | None = None  # of the best trial: its model, and that converted
         self._tool, self._base = "", Recipe()
@@ -265,7 +265,7 @@ class _Tuning:
 
     def _fitted(self, kitchen: Kitchen, recipe: Recipe) -> tuple[float, float, tuple[GraphModule, GraphModule]]:
         """Return the scores of a recipe and of none, made of all batches and on them, and the recipe's models."""
-        expected = _outputs_of(tidy(self._model), self._batches)
+        expected = _outputs_of(copy_model(self._model), self._batches)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the trial has said it already
             model = kitchen.model(recipe)

@@ -121,12 +121,16 @@ def test_statistics_follow_equalized_channels(export):
 
 def test_the_shift_of_a_transposed_convolution(export):
     torch.manual_seed(3)
-    model = normed(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2)))
+    model = normed(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BiasNotCorrectedWarning)
         corrected = bias_correction(export(model, torch.randn(2, 3, 4, 4)), xnnpack())
     shift = corrected.state_dict()["2.bias"] - model[2].bias.detach()
-    weight = model[2].weight.detach().double()  # [in, out / groups, 2, 2]: per tensor on XNNPACK where groups are several
+    weight = (
+        model[2].weight.detach().double()
+    )  # [in, out / groups, 2, 2]: per tensor on XNNPACK where groups are several
     scales = weight.abs().max() / 127, weight.abs().amax((0, 2, 3), keepdim=True) / 127
     candidates = []
     for scale in scales:

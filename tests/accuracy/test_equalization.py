@@ -125,11 +125,10 @@ def test_a_clamp_is_met_by_none_that_did_not_meet_it(export):
     model = export(Clamped(), x)
     equalized = cross_layer_equalization(model, [x])
     weights = [value.flatten().tolist() for key, value in equalized.state_dict().items() if "weight" in key]
-    # The first channel is at the bound. The second reaches 0.5, so 6 leaves room for 12: 8, with a quarter to spare.
-    assert sorted(weights) == sorted([[8.0, 4.0], [1.0, 0.125]])
-    inside = 1.5 * x  # 1.25 times what was seen, and more: 0.75 * 8 is 6
-    assert torch.equal(equalized(inside), model(inside))
-    assert not torch.equal(equalized(2 * x), model(2 * x))  # as documented
+    # The first channel is at the bound. The second reaches 0.5, so that 6 is 12 times that: 2, with 4 times to spare.
+    assert sorted(weights) == sorted([[8.0, 1.0], [1.0, 0.5]])
+    assert torch.equal(equalized(6 * x), model(6 * x))
+    assert not torch.equal(equalized(8 * x), model(8 * x))  # as documented
 
 
 def test_without_batches_a_clamp_is_in_the_way(export):
