@@ -19,7 +19,7 @@ from models import lite0, minilm
 from models.entry import Entry
 from models.outputs import flat
 from quantizer_sdk import explain, tune
-from quantizer_sdk.accuracy import Recipe, sqnr
+from quantizer_sdk.accuracy import TOOLS, Recipe, sqnr
 from quantizer_sdk.accuracy.recipe import Kitchen
 from quantizer_sdk.backends.onednn import lower_eager
 from quantizer_sdk.backends.x86 import X86Quantizer, get_default_x86_quantization_config
@@ -29,8 +29,6 @@ from quantizer_sdk.demo.metrics import top1
 from quantizer_sdk.quantizer import Quantizer
 
 __all__ = ["SUBJECTS", "Figures", "Row", "Subject"]
-
-ITERATIONS = 300
 
 
 def cosine(expected: list[Any], found: list[Any]) -> float:
@@ -57,6 +55,8 @@ class Subject:
         lower: Makes a program of the converted model.
         metric: What is compared, the higher the better.
         bar: What the tuned model must reach.
+        recipes: What is measured before `tune`.
+        tools: What `tune` tries.
         in_sample: Whether the bar is for a model that all inputs calibrate and judge; else for those held out.
     """
 
@@ -65,23 +65,26 @@ class Subject:
     lower: Callable[..., Any]
     metric: Callable[[list[Any], list[Any]], float]
     bar: float
+    recipes: tuple[Recipe, ...]
+    tools: tuple[str, ...] = TOOLS
     in_sample: bool = False
 
 
-_RECIPES = (
-    Recipe(),
-    Recipe(observer="min-max"),
-    Recipe(observer="MSE"),
-    Recipe(observer="percentile 99.99"),
+_AT_RUN_TIME = (Recipe(), Recipe(smoothing=0.5), Recipe(smoothing=0.75), Recipe(bias="empirical"))
+_STATIC = (
+    *_AT_RUN_TIME,
+    *(Recipe(observer=name) for name in ("min-max", "MSE", "percentile 99.99")),
+    Recipe(adaround=True),
+)
+_NORMED = (
+    *_STATIC,
     Recipe(equalization="weights"),
     Recipe(equalization="activations"),
-    Recipe(smoothing=0.5),
-    Recipe(smoothing=0.75),
     Recipe(bias="analytic"),
-    Recipe(bias="empirical"),
-    Recipe(adaround=True),
+    Recipe(adaround=True, bias="analytic"),
     Recipe(adaround=True, bias="empirical"),
 )
+"""For networks with batch norm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +113,13 @@ class Figures:
     """All of one subject.
 
     Attributes:
-        rows: Each tool alone, then the best combination that `tune` found with the calibration inputs alone.
-        tuned: The metric of a model tuned with all inputs, on them, for a bar in sample; else that of the last row.
+        rows: Each tool alone.
+        tuned: The metric of a model tuned with all inputs, on them, for a bar in sample; else of one tuned with the
+            calibration inputs, on those held out.
         plain: The same of the quantizer as it is.
         tuned_program: The metric of the tuned model's program, by its kernels.
         best: The tuned model's tools.
         left_float: Its float ops.
-        layers: Its convolutions and linears.
         table: What `tune` prints.
         top1: How many labels the float model meets, and
         labels: of how many.
@@ -128,23 +131,40 @@ class Figures:
     tuned_program: float = 0.0
     best: str = ""
     left_float: list[str] = field(default_factory=list)
-    layers: int = 0
     table: str = ""
     top1: int | None = None
     labels: int = 0
 
 
+_QUICK = tuple(tool for tool in TOOLS if tool != "adaround")
+
 SUBJECTS: dict[str, Subject] = {
     "efficientnet_lite0": Subject(
-        entry=lite0.ENTRIES[0], make=_xnnpack, lower=lower, metric=sqnr, bar=24.0, in_sample=True
+        entry=lite0.ENTRIES[0],
+        make=_xnnpack,
+        lower=lower,
+        metric=sqnr,
+        bar=24.0,
+        recipes=_NORMED,
+        in_sample=True,
     ),
-    "minilm": Subject(entry=minilm.ENTRIES[0], make=_x86(), lower=lower_eager, metric=cosine, bar=0.995),
+    "minilm": Subject(
+        entry=minilm.ENTRIES[0],
+        make=_x86(),
+        lower=lower_eager,
+        metric=cosine,
+        bar=0.995,
+        recipes=_STATIC,
+        tools=_QUICK,
+    ),
     "minilm, dynamic": Subject(
         entry=minilm.ENTRIES[0],
         make=_x86(is_dynamic=True, is_per_token=True),
         lower=lower_eager,
         metric=cosine,
         bar=0.999,
+        recipes=_AT_RUN_TIME,
+        tools=_QUICK,
     ),
 }
 
@@ -171,7 +191,7 @@ def _first(result: Any) -> torch.Tensor:
     return value
 
 
-def measure(subject: Subject, budget: float, recipes: tuple[Recipe, ...] = _RECIPES) -> Figures:
+def measure(subject: Subject, budget: float) -> Figures:
     """Measure each tool alone, and what `tune` makes of all."""
     entry, figures = subject.entry, Figures()
     model = entry.build(entry.size)
@@ -182,32 +202,23 @@ def measure(subject: Subject, budget: float, recipes: tuple[Recipe, ...] = _RECI
         judge = _Judge(subject, exported, inputs)
         if judge.labels is not None:
             figures.top1, figures.labels = judge.scores(exported)[3], len(judge.labels)
-        kitchen = Kitchen(exported, subject.make, batches, ITERATIONS)
-        for recipe in recipes:
-            figures.rows.append(_row(kitchen, recipe, judge))
-        found = tune(exported, subject.make, batches, budget_s=budget, metric=subject.metric, iterations=ITERATIONS)
-        learned, held_out, _all, met = judge.scores(found.converted)
-        figures.rows.append(
-            Row(
-                name=f"tune: {found.best.name}",
-                learned=learned,
-                held_out=held_out,
-                top1=met,
-                seconds=found.seconds,
-                said=None,
-            )
+        kitchen = Kitchen(exported, subject.make, batches)
+        figures.rows = [_row(kitchen, recipe, judge) for recipe in subject.recipes]
+        found = tune(
+            exported,
+            subject.make,
+            inputs if subject.in_sample else batches,
+            budget_s=budget,
+            metric=subject.metric,
+            tools=subject.tools,
         )
-        figures.tuned, figures.plain = held_out, figures.rows[0].held_out or 0.0
-        if subject.in_sample:
-            found = tune(exported, subject.make, inputs, budget_s=budget, metric=subject.metric, iterations=ITERATIONS)
-            figures.tuned = judge.scores(found.converted)[2]
-            figures.plain = found.refit_default_score or 0.0
         figures.best, figures.table = found.best.name, str(found)
+        part = 2 if subject.in_sample else 1
+        figures.tuned = judge.scores(found.converted)[part]
+        figures.plain = (found.refit_default_score if subject.in_sample else figures.rows[0].held_out) or 0.0
         explanation = explain(found.converted)
         figures.left_float = [f"{op.node}: {op.reason}" for op in explanation.float_ops()]
-        figures.layers = sum(op.op.split(".")[1] in ("conv2d", "linear") for op in explanation.ops)
-        scores = judge.scores(subject.lower(found.converted, inputs[0]).run)
-        figures.tuned_program = scores[2] if subject.in_sample else scores[1]
+        figures.tuned_program = judge.scores(subject.lower(found.converted, inputs[0]).run)[part]
     return figures
 
 

@@ -48,7 +48,7 @@ def adaround(
     quantizer: QuantizerLike,
     batches: Iterable[Any],
     *,
-    iterations: int = 300,
+    iterations: int = 100,
     samples: int = 1024,
     seed: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,

@@ -66,7 +66,7 @@ class Kitchen:
         model: GraphModule,
         make_quantizer: Callable[[], QuantizerLike],
         batches: list[Any],
-        iterations: int,
+        iterations: int = 100,
         watch: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
     ) -> None:
         self._make_quantizer = make_quantizer

@@ -56,7 +56,7 @@ def tune(
     budget_s: float = 300.0,
     metric: Metric | None = None,
     tools: Collection[str] = TOOLS,
-    iterations: int = 300,
+    iterations: int = 100,
     refit: bool = True,
     progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> TuneResult:
