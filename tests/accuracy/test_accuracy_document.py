@@ -10,10 +10,14 @@ import quantizer_sdk
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "accuracy.md").read_text()
 
 
+def quick(snippet):
+    return snippet.replace("budget_s=60", "budget_s=60, iterations=5").replace("iterations=50", "iterations=5")
+
+
 def test_its_snippets_run_in_order(capsys):
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL):
-        exec(compile(snippet.replace("budget_s=60", "budget_s=60, iterations=10"), "docs/accuracy.md", "exec"), names)
+        exec(compile(quick(snippet), "docs/accuracy.md", "exec"), names)
     assert "as it is" in capsys.readouterr().out
     assert names["labelled"].metric == "agreement"
     assert names["quantized"](names["images"][0]).shape == (2, 4)

@@ -117,7 +117,7 @@ def test_the_model_is_closer_on_data_that_it_was_not_rounded_with(export):
         graph = converted(it, four_bits(xnnpack()), learned)
         return sum(float((graph(x) - model(x)).detach().square().sum()) for x in others)
 
-    assert noise(adaround(model, four_bits(xnnpack()), learned, iterations=200)) < 0.6 * noise(model)
+    assert noise(adaround(model, four_bits(xnnpack()), learned, iterations=100)) < 0.6 * noise(model)
 
 
 def problem(rows=512, inputs=6, outputs=3, bits=3):

@@ -41,13 +41,15 @@ def four_bits():
     return xnnpack().with_configs(change)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batches():
+    torch.manual_seed(0)
     return [torch.rand(2, 3, 8, 8) for _ in range(7)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(export, batches):
+    torch.manual_seed(1)
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8)]
     return export(nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)), batches[0])
 
@@ -57,7 +59,7 @@ def noise_of(converted, model, batches):
         return sqnr([model(x) for x in batches], [converted(x) for x in batches])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tuned(model, batches):
     return tune(model, four_bits, batches, iterations=40, budget_s=60)
 
