@@ -20,7 +20,7 @@ _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _WARM_UP = 0.2  # the share of iterations without the regularizer
 _LAMBDA = 0.3
 _RATE = 0.03
-_ROWS = 256  # of one iteration
+_ROWS = (64, 256)  # of one iteration: twice as many as inputs, within these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +75,12 @@ def chosen_codes(
     weighting = problem.weight.shape[1] / error.clamp(min=max(float(error.mean()) * 1e-4, 1e-30))
     share = (problem.weight - floor).clamp(1e-3, 1 - 1e-3)
     logits = -torch.log(_STRETCH / (share - _SHIFT) - 1)
+    count = min(max(2 * problem.weight.shape[1], _ROWS[0]), _ROWS[1], len(rows))
     with torch.enable_grad():
         logits.requires_grad_()
         adam = torch.optim.Adam([logits], lr=_RATE)
         for iteration in range(iterations):
-            picked = rows[torch.randint(len(rows), (min(_ROWS, len(rows)),), generator=generator)]
+            picked = rows[torch.randint(len(rows), (count,), generator=generator)]
             upward = (torch.sigmoid(logits) * _STRETCH + _SHIFT).clamp(0, 1)
             loss = (problem.error(down + step * upward, picked) * weighting).sum()
             progress = (iteration / iterations - _WARM_UP) / (1 - _WARM_UP)
