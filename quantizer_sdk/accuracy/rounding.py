@@ -19,8 +19,8 @@ _STRETCH, _SHIFT = 1.2, -0.1  # ζ - γ and γ
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _WARM_UP = 0.2  # the share of iterations without the regularizer
 _LAMBDA = 0.3
-_RATE = 0.03
-_ROWS = (64, 256)  # of one iteration: twice as many as inputs, within these
+_RATE = 0.1
+_ROWS = (128, 256)  # of one iteration: twice as many as inputs, within these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
