@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,14 @@ def _first(result: Any) -> torch.Tensor:
     return value
 
 
-def measure(subject: Subject, budget: float) -> Figures:
-    """Measure each tool alone, and what `tune` makes of all."""
+def measure(subject: Subject, budget: float, parts: Collection[str]) -> Figures:
+    """Measure each tool alone, and what `tune` makes of all.
+
+    Args:
+        subject: The model.
+        budget: Seconds for `tune`.
+        parts: Both, "alone" and "tuned", or one.
+    """
     entry, figures = subject.entry, Figures()
     model = entry.build(entry.size)
     inputs = entry.examples(entry.size, entry.calibration + entry.held_out)
@@ -203,7 +209,10 @@ def measure(subject: Subject, budget: float) -> Figures:
         if judge.labels is not None:
             figures.top1, figures.labels = judge.scores(exported)[3], len(judge.labels)
         kitchen = Kitchen(exported, subject.make, batches)
-        figures.rows = [_row(kitchen, recipe, judge) for recipe in subject.recipes]
+        recipes = subject.recipes if "alone" in parts else (Recipe(),)
+        figures.rows = [_row(kitchen, recipe, judge) for recipe in recipes]
+        if "tuned" not in parts:
+            return figures
         found = tune(
             exported,
             subject.make,
@@ -240,10 +249,11 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(SUBJECTS))
     parser.add_argument("--budget", type=float, default=600.0)
+    parser.add_argument("--parts", nargs="+", choices=("alone", "tuned"), default=("alone", "tuned"))
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(SUBJECTS[options.name], options.budget)
+    found = measure(SUBJECTS[options.name], options.budget, options.parts)
     options.json.write_text(json.dumps(dataclasses.asdict(found), indent=2), encoding="utf-8")
 
 
