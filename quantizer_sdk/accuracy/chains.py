@@ -16,7 +16,7 @@ from quantizer_sdk.passes.clamp_forms import bounds_of_clamp
 from quantizer_sdk.passes.fold_batch_norm import FOLDABLE
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["Chain", "find_chains"]
+__all__ = ["Chain", "batched", "find_chains"]
 
 _ATEN = torch.ops.aten
 _ELEMENTWISE = frozenset({_ATEN.relu.default, _ATEN.relu_.default, _ATEN.leaky_relu.default, _ATEN.leaky_relu_.default})
@@ -110,10 +110,10 @@ def _passes(first: Node, node: Node) -> bool:
         return bounds[0] <= 0 <= bounds[1]
     if node.target in _ELEMENTWISE:
         return True
-    return is_homogeneous(node) and _batched(first)
+    return is_homogeneous(node) and batched(first)
 
 
-def _batched(layer: Node) -> bool:
+def batched(layer: Node) -> bool:
     """Whether the channels of a layer's result lie on axis 1."""
     value, weight = value_of(layer), value_of(argument(layer, "weight"))
     return isinstance(value, torch.Tensor) and isinstance(weight, torch.Tensor) and value.dim() == weight.dim()
@@ -126,8 +126,8 @@ def _channels_meet(first: Node, second: Node) -> bool:
         return False
     made, read = (value.shape[_axis_of_channels(layer)] for value, layer in zip(channels, (first, second), strict=True))
     linear = (first.target is _ATEN.linear.default, second.target is _ATEN.linear.default)
-    if linear[0] != linear[1]:  # they have one axis for channels only where there is none behind it
-        return bool(made == read) and channels[1].dim() == 2 if linear[1] else channels[0].dim() == 2
+    if linear[0] != linear[1]:  # a convolution's channels are the last axis where a view has left no other
+        return linear[1] and batched(first) and channels[1].dim() == 2 and bool(made == read)
     return bool(made == read)
 
 

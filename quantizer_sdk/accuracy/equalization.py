@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.accuracy.chains import Chain, find_chains
+from quantizer_sdk.accuracy.chains import Chain, batched, find_chains
 from quantizer_sdk.accuracy.channel_weights import scaled_by_input, weight_by_input, weight_by_output
 from quantizer_sdk.accuracy.quantized_layers import give_constant, shape_of_channels
 from quantizer_sdk.batches import positional_inputs
@@ -119,7 +119,8 @@ def _observed(
     for chain in chains:
         read: Node = argument(chain.second, "input")
         axes[read] = -len(shape_of_channels(chain.second))
-        axes.update({clamp: -len(shape_of_channels(chain.first)) for clamp in chain.clamps if clamp is not read})
+        own = 1 if batched(chain.first) else -len(shape_of_channels(chain.first))
+        axes.update({clamp: own for clamp in chain.clamps if clamp is not read})
     ranges = _Ranges(axes)
     run = WatchedRun(model, axes, ranges.take_in)
     with torch.no_grad():

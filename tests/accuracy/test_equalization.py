@@ -131,6 +131,33 @@ def test_a_clamp_is_met_by_none_that_did_not_meet_it(export):
     assert not torch.equal(equalized(8 * x), model(8 * x))  # as documented
 
 
+def test_a_clamp_may_come_behind_a_view(export):
+    x = torch.rand(4, 3, 5, 5)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU6(), nn.Dropout(), nn.Linear(8, 2)
+    )
+    model = export(layers, x)
+    equalized = cross_layer_equalization(model, [x])
+    assert any("equalized" in key for key in equalized.state_dict())
+    assert torch.equal(equalized(x), model(x))
+
+
+class Crossed(nn.Module):
+    """A convolution without a batch, as many channels as places, and linear layers over the places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv, self.last = nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.conv(torch.relu(self.first(x)))))
+
+
+def test_channels_on_other_axes_do_not_meet(export):
+    with pytest.warns(NotEqualizedWarning, match=r"reads the channels of linear on another axis.*of conv1d on another"):
+        cross_layer_equalization(export(Crossed(), torch.rand(4, 4)))
+
+
 def test_without_batches_a_clamp_is_in_the_way(export):
     model = export(Clamped(), torch.rand(1, 1, 4, 4))
     with pytest.warns(NotEqualizedWarning, match=r"first|conv2d: \w+ clamps: give batches"):
