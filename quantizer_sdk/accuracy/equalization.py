@@ -3,12 +3,13 @@
 Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, §4.1): f(s·x) = s·f(x) for relu and its kin, so that
 W₂·f(W₁x + b₁) = (W₂/s)·f(s·W₁x + s·b₁) for any s > 0 for each channel. Here s is a power of two, so that the float
 model computes the same bits. The paper puts relu in the place of relu6, which makes another function of it; here a
-clamp stays, and a channel that calibration has not seen at its bound is scaled up no further than to that bound.
+clamp stays, and a channel is scaled up no further than to its bound, as far as calibration and batch norm tell.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,9 @@ __all__ = ["NotEqualizedWarning", "cross_layer_equalization"]
 
 _SWEEPS = 20  # powers of two settle in fewer
 _LARGEST = 2.0**10  # of a scale: channels that are all but dead stay small
+_FEWEST = 256  # values of a channel that tell its range; a pooled one is a single value an image
 _MARGIN = 4.0  # how far other data may exceed what calibration has seen before a bound is met that was not
+_DEVIATIONS = 10.0  # of what batch norm gives, that other data may have
 
 
 class NotEqualizedWarning(UserWarning):
@@ -56,13 +59,14 @@ def cross_layer_equalization(
         batches: None gives each channel one range in both weights, as in the paper: for weights with one scale a
             tensor. Inputs as `calibrate` takes them give it one relative range in the activation and in the second
             weight: for weights with a scale for each output channel, for which the first weight's range is of no
-            consequence, nor the second's where it is depthwise. Clamps such as relu6 are passed with batches only.
+            consequence, nor the second's where it is depthwise. Clamps such as relu6 are passed with batches only, and
+            pairs of which batches hold fewer than 256 values a channel are left.
         progress: Wraps the batches to show progress, such as `tqdm.tqdm`.
 
     Returns:
         The model with batch norms folded and scaled weights. It computes the same bits, save for values that leave
         float32's range, and for inputs on which a channel before a clamp exceeds 4 times all that it was in
-        `batches`: its bound then is met earlier.
+        `batches` and, behind batch norm, 10 deviations: its bound then is met earlier.
 
     Raises:
         CalibrationError: `batches` holds none, or one of another kind.
@@ -78,13 +82,18 @@ def cross_layer_equalization(
             if chain.clamps:
                 reasons[chain.first] = f"{chain.clamps[0].name} clamps: give batches, which tell what it does not meet"
         chains = [chain for chain in chains if not chain.clamps]
+    ranges = None if batches is None or not chains else _observed(result, chains, batches, progress)
+    if ranges is not None:
+        for chain in chains:
+            seen = ranges.counts[argument(chain.second, "input")]
+            if seen < _FEWEST:
+                reasons[chain.first] = f"only {seen} values of a channel are seen behind it, below {_FEWEST}"
+        chains = [chain for chain in chains if ranges.counts[argument(chain.second, "input")] >= _FEWEST]
     if not chains:
         each = listed([f"{layer.name}: {reason}" for layer, reason in reasons.items()], 10)
-        warnings.warn(
-            f"no two layers can be equalized. {each or 'The model has none'}", NotEqualizedWarning, stacklevel=2
-        )
+        message = f"no two layers can be equalized. {each or 'The model has none'}"
+        warnings.warn(message, NotEqualizedWarning, stacklevel=2)
         return result
-    ranges = None if batches is None else _observed(result, chains, batches, progress)
     _equalize(result, chains, ranges)
     result.graph.lint()
     result.recompile()
@@ -93,15 +102,24 @@ def cross_layer_equalization(
 
 @dataclass(slots=True)
 class _Ranges:
-    """The smallest and the largest value of each channel of some nodes, float64 [channels], and their channel axes."""
+    """What calibration has seen of some nodes.
+
+    Attributes:
+        axes: The channel axis of each.
+        counts: How many values of each channel there were.
+        lows: The smallest, float64 [channels].
+        highs: The largest.
+    """
 
     axes: dict[Node, int]
+    counts: Counter[Node] = field(default_factory=Counter)
     lows: dict[Node, torch.Tensor] = field(default_factory=dict)
     highs: dict[Node, torch.Tensor] = field(default_factory=dict)
 
     def take_in(self, node: Node, value: torch.Tensor) -> None:
         """Look at what a node gives."""
         lanes = value.detach().movedim(self.axes[node], 0).flatten(1).double()
+        self.counts[node] += lanes.shape[1]
         if lanes.numel():
             low, high = lanes.aminmax(dim=1)
             self.lows[node] = torch.minimum(self.lows[node], low) if node in self.lows else low
@@ -187,13 +205,17 @@ def _scale(
 def _room(chain: Chain, ranges: _Ranges) -> torch.Tensor:
     """Return the largest power of two by which each channel may be multiplied without meeting a bound; at least 1."""
     room: torch.Tensor | None = None
+    normal = chain.first.meta.get(NORM_KEY)
     for clamp in chain.clamps:
         low, high = bounds_of_clamp(clamp) or (0.0, 0.0)
-        for end, met in ((high, ranges.highs[clamp]), (-low, -ranges.lows[clamp])):
-            if 0 < end < float("inf"):
-                # A channel that has met the bound has no room; one without a signal is left as it is.
-                own = torch.where(met >= end, 1.0, torch.where(met > 0, end / (_MARGIN * met), _LARGEST))
-                room = own if room is None else torch.minimum(room, own)
+        for end, sign, seen in ((high, 1, ranges.highs[clamp]), (-low, -1, -ranges.lows[clamp])):
+            if not 0 < end < float("inf"):
+                continue
+            reached = torch.where(seen >= end, end, _MARGIN * seen)
+            if isinstance(normal, Normal):
+                reached = torch.maximum(reached, sign * normal.mean + _DEVIATIONS * normal.deviation)
+            own = torch.where(reached > 0, end / reached, _LARGEST)  # one without a signal has all room
+            room = own if room is None else torch.minimum(room, own)
     assert room is not None
     return torch.exp2(room.clamp(min=1.0).log2().floor())
 

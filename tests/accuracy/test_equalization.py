@@ -121,7 +121,7 @@ class Clamped(nn.Module):
 
 
 def test_a_clamp_is_met_by_none_that_did_not_meet_it(export):
-    x = torch.linspace(0, 1, 16).reshape(1, 1, 4, 4)
+    x = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16)
     model = export(Clamped(), x)
     equalized = cross_layer_equalization(model, [x])
     weights = [value.flatten().tolist() for key, value in equalized.state_dict().items() if "weight" in key]
@@ -132,7 +132,7 @@ def test_a_clamp_is_met_by_none_that_did_not_meet_it(export):
 
 
 def test_a_clamp_may_come_behind_a_view(export):
-    x = torch.rand(4, 3, 5, 5)
+    x = torch.rand(256, 3, 2, 2)
     layers = nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU6(), nn.Dropout(), nn.Linear(8, 2)
     )
@@ -180,6 +180,16 @@ class Forked(nn.Module):
 def test_what_does_not_qualify_is_said(export):
     with pytest.warns(NotEqualizedWarning, match=r"feeds 2 ops.*tanh does not pass .*other ops read it too"):
         cross_layer_equalization(export(Forked(), torch.randn(1, 4, 4, 4)))
+
+
+def test_too_few_values_tell_no_range(export):
+    x = torch.rand(255, 4)
+    model = export(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), x)
+    with pytest.warns(NotEqualizedWarning, match="linear: only 255 values of a channel are seen behind it, below 256"):
+        cross_layer_equalization(model, [x])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotEqualizedWarning)
+        cross_layer_equalization(model, [x, x])
 
 
 def test_channels_without_a_signal_are_left(export, x):
