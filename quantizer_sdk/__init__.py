@@ -1,7 +1,19 @@
 """Backend quantizers in the PyTorch 2 Export style: one engine, real integer kernels, proven numerics."""
 
+from quantizer_sdk.accuracy import (
+    BiasNotCorrectedWarning,
+    NotEqualizedWarning,
+    NotRoundedWarning,
+    Trial,
+    TuneResult,
+    adaround,
+    bias_correction,
+    cross_layer_equalization,
+    smooth_quant,
+    tune,
+    with_observer,
+)
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
-from quantizer_sdk.bias_correction import BiasNotCorrectedWarning, bias_correction
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.debug import Comparison, LayerError, OutputError, Spread, compare
 from quantizer_sdk.errors import (
@@ -42,7 +54,6 @@ from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_
 from quantizer_sdk.quantizer import ComposableQuantizer, Quantizer
 from quantizer_sdk.refusal import Refusal
 from quantizer_sdk.report import Coverage, CoverageWarning, Explanation, Finding, OpRecord, TensorRecord, explain
-from quantizer_sdk.smoothing import smooth_quant
 from quantizer_sdk.spec import (
     DerivedQuantizationSpec,
     EdgeOrNode,
@@ -101,8 +112,10 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteError",
     "NotAQuantizerError",
+    "NotEqualizedWarning",
     "NotExportedError",
     "NotPreparedError",
+    "NotRoundedWarning",
     "NothingAnnotatedError",
     "OpRecord",
     "Operand",
@@ -130,16 +143,20 @@ __all__ = [
     "Step",
     "TableQuantizer",
     "TensorRecord",
+    "Trial",
+    "TuneResult",
     "UncalibratedError",
     "UnsupportedError",
     "UnusedRuleWarning",
     "WaiverError",
+    "adaround",
     "allow_exported_model_train_eval",
     "backend_names",
     "bias_correction",
     "calibrate",
     "compare",
     "convert_pt2e",
+    "cross_layer_equalization",
     "explain",
     "find_backend",
     "lowering_report",
@@ -149,4 +166,6 @@ __all__ = [
     "prepare_pt2e",
     "prepare_qat_pt2e",
     "smooth_quant",
+    "tune",
+    "with_observer",
 ]

@@ -70,6 +70,21 @@ class Rules:
         kinds = (self.module_names, self.module_types, self.operator_types)
         return [config for rules in kinds for config in rules.values()] + list(self.global_config)
 
+    def changed(self, change: Callable[[QuantizationConfig], QuantizationConfig]) -> Rules:
+        """Return the same rules with what a function makes of each config."""
+
+        def of(config: _Config) -> _Config:
+            return None if config is None else change(config)
+
+        return Rules(
+            module_names={name: of(config) for name, config in self.module_names.items()},
+            module_types={kind: of(config) for kind, config in self.module_types.items()},
+            operator_types={target: of(config) for target, config in self.operator_types.items()},
+            operators=dict(self.operators),
+            global_config=tuple(of(config) for config in self.global_config),
+            node_filter=self.node_filter,
+        )
+
     def config_of(self, node: Node) -> tuple[_Config, str]:
         """Return an op's config and the words for the rule that gave it."""
         if not self.admits(node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -117,6 +118,12 @@ class TableQuantizer(Quantizer):
         """Leave the ops float for which this function of a node returns False."""
         self._rules.node_filter = node_filter
         return self
+
+    def with_configs(self, change: Callable[[QuantizationConfig], QuantizationConfig]) -> Self:
+        """Return a quantizer with the same rules, and what a function makes of each config; this one stays."""
+        result = copy.copy(self)
+        result._rules = self._effective_rules().changed(change)
+        return result
 
     @property
     def is_qat(self) -> bool:

@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.operands import argument
 from quantizer_sdk.provenance import ORIGIN_KEY, origin_of
 
-__all__ = ["CLAMPS", "arrange_clamps"]
+__all__ = ["CLAMPS", "arrange_clamps", "bounds_of_clamp"]
 
 _ATEN = torch.ops.aten
 _POOLS = frozenset({_ATEN.max_pool1d.default, _ATEN.max_pool2d.default})
@@ -66,11 +66,11 @@ def arrange_clamps(model: GraphModule, covers: Callable[[Node], bool] = lambda _
 
 def _step(model: GraphModule, clamp: Node) -> Node | None:
     """Move a clamp by one op, or merge it, or write it for the gemm before it; return it where more may be to do."""
-    bounds = _bounds(clamp)
+    bounds = bounds_of_clamp(clamp)
     before = clamp.args[0] if bounds is not None else None
     if bounds is None or not isinstance(before, Node) or len(before.users) != 1:
         return None
-    inner = _bounds(before)
+    inner = bounds_of_clamp(before)
     operand = before.args[0] if before.args else None
     if before.target in _POOLS and isinstance(operand, Node):
         moved = _clamp(model, before, operand, bounds, clamp)
@@ -93,7 +93,7 @@ def _replace(model: GraphModule, node: Node, by: Node) -> None:
     model.graph.erase_node(node)
 
 
-def _bounds(node: Node) -> tuple[float, float] | None:
+def bounds_of_clamp(node: Node) -> tuple[float, float] | None:
     """Return the ends of a clamp by numbers; None for all else."""
     if node.op != "call_function" or node.target not in CLAMPS:
         return None

@@ -20,10 +20,14 @@ from quantizer_sdk.refusal import MULTI_USER, NOT_FOLDED, Refusal, as_refusal
 
 __all__ = [
     "FOLDABLE",
+    "NORM_KEY",
+    "Normal",
     "fold_batch_norm",
     "folded_bias",
+    "normal_of",
     "output_scale_shape",
     "scale_of_norm",
+    "scaled_by_output",
     "why_never_folded",
     "why_not_folded",
 ]
@@ -43,8 +47,28 @@ FOLDABLE: dict[torch._ops.OpOverload, int] = {
     _ATEN.conv_transpose3d.input: 1,
     _ATEN.linear.default: 0,
 }
+NORM_KEY = "quantizer_sdk_norm"
+"""Where the metadata of a layer has the `Normal` that its result is by the batch norm that was folded into it."""
+
 _BATCH_NORM = _ATEN.batch_norm.default
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """What batch norm makes of each channel, as far as its running statistics hold: float64 [channels] each.
+
+    Attributes:
+        mean: β.
+        deviation: |γ|.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def scaled(self, factor: torch.Tensor) -> Normal:
+        """Return that of a result whose channels are multiplied by positive numbers."""
+        return Normal(self.mean * factor, self.deviation * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +98,7 @@ def fold_batch_norm(model: GraphModule) -> None:
         key = _key(constants, layer, norm)
         values = None if key in stored else _fold(constants, layer, norm)
         absorb(layer, norm)
+        layer.meta[NORM_KEY] = normal_of(constants, norm)
         norm.replace_all_uses_with(layer)
         model.graph.erase_node(norm)
         replace_argument(layer, "weight", None)
@@ -165,7 +190,20 @@ def _fold(constants: Constants, layer: Node, norm: Node) -> tuple[nn.Parameter, 
     assert variance is not None
     factor = scale_of_norm(gamma, variance, argument(norm, "eps"))
     shift = folded_bias(bias, factor, beta, mean)
-    return _parameter(_scale_by_output(layer, weight, factor), original), _parameter(shift, original)
+    return _parameter(scaled_by_output(layer, weight, factor), original), _parameter(shift, original)
+
+
+def normal_of(constants: Constants, norm: Node) -> Normal | None:
+    """Return what a batch norm makes of its channels; None where it computes its statistics from each run's data."""
+    gamma, beta, mean = (argument(norm, name) for name in ("weight", "bias", "running_mean"))
+    known = [node for node in (gamma, beta, mean) if node is not None]
+    if mean is None or any(node.op != "get_attr" for node in known) or argument(norm, "training"):
+        return None
+    like = constants.read(mean).detach().double()
+    return Normal(
+        torch.zeros_like(like) if beta is None else constants.read(beta).detach().double(),
+        torch.ones_like(like) if gamma is None else constants.read(gamma).detach().double().abs(),
+    )
 
 
 def scale_of_norm(gamma: torch.Tensor | None, variance: torch.Tensor, eps: float) -> torch.Tensor:
@@ -182,8 +220,8 @@ def folded_bias(
     return shift if beta is None else shift + beta
 
 
-def _scale_by_output(layer: Node, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Scale a layer's weight by a factor for each of its output channels."""
+def scaled_by_output(layer: Node, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Return a layer's weight times a factor for each of its output channels."""
     assert isinstance(layer.target, torch._ops.OpOverload)
     if FOLDABLE[layer.target] == 0:
         return weight * factor.reshape(-1, *[1] * (weight.dim() - 1))

@@ -14,9 +14,9 @@ from quantizer_sdk import (
     convert_pt2e,
     prepare_pt2e,
 )
+from quantizer_sdk.accuracy.empirical_shifts import shrunk
 from quantizer_sdk.backends.x86 import X86Quantizer, get_default_x86_quantization_config
 from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer, get_symmetric_quantization_config
-from quantizer_sdk.bias_correction import _shrunk
 from quantizer_sdk.demo.data import load_images, load_lite0
 from quantizer_sdk.demo.metrics import sqnr_db
 
@@ -86,13 +86,13 @@ def test_each_call_of_a_layer_gets_a_bias_of_its_own(codes):
 
 def test_spread_is_taken_for_noise_and_what_has_none_for_a_shift():
     shift = torch.tensor([1.0, -2.0])
-    assert torch.equal(_shrunk(shift.expand(5, 2)), shift)
-    assert torch.equal(_shrunk(shift[None]), shift)  # of one row nothing is known
-    assert torch.equal(_shrunk(torch.tensor([[1.0, 1.0], [-1.0, -1.0]])), torch.zeros(2))
+    assert torch.equal(shrunk(shift.expand(5, 2)), shift)
+    assert torch.equal(shrunk(shift[None]), shift)  # of one row nothing is known
+    assert torch.equal(shrunk(torch.tensor([[1.0, 1.0], [-1.0, -1.0]])), torch.zeros(2))
     # Means 1 and 1, variances of the rows 2 and 2: of 4 rows the noise of a mean is 1/2 of its power.
     rows = 1 + torch.tensor([[1.5, 1.5], [-1.5, -1.5], [0.5**0.5 * 1.2247449, 0.0], [-(0.5**0.5) * 1.2247449, 0.0]])
     noise = rows.var(0).mean() / 4
-    torch.testing.assert_close(_shrunk(rows), rows.mean(0) * (1 - noise))
+    torch.testing.assert_close(shrunk(rows), rows.mean(0) * (1 - noise))
 
 
 class Masked(nn.Module):
