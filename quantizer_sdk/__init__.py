@@ -3,11 +3,15 @@
 from quantizer_sdk.backend import Backend, Executable, Runner, backend_names, find_backend
 from quantizer_sdk.bias_correction import BiasNotCorrectedWarning, bias_correction
 from quantizer_sdk.calibration import calibrate
+from quantizer_sdk.configuration import load_config, save_config
 from quantizer_sdk.errors import (
     AlreadyConvertedError,
     AlreadyPreparedError,
     BackendError,
+    BudgetError,
     CalibrationError,
+    ConfigurationError,
+    DataError,
     GraphError,
     InvalidAnnotationError,
     InvalidSpecError,
@@ -29,6 +33,16 @@ from quantizer_sdk.errors import (
 )
 from quantizer_sdk.lowering_report import LoweringReport, PortableOp, lowering_report
 from quantizer_sdk.match import Match
+from quantizer_sdk.mixed import (
+    Budget,
+    Figures,
+    LayerSensitivity,
+    MixedPrecision,
+    MixedRule,
+    Sensitivity,
+    mixed_precision,
+    sensitivity,
+)
 from quantizer_sdk.modes import (
     allow_exported_model_train_eval,
     move_exported_model_to_eval,
@@ -73,21 +87,29 @@ __all__ = [
     "Backend",
     "BackendError",
     "BiasNotCorrectedWarning",
+    "Budget",
+    "BudgetError",
     "CalibrationError",
     "Check",
     "ComposableQuantizer",
+    "ConfigurationError",
+    "DataError",
     "DerivedQuantizationSpec",
     "EdgeOrNode",
     "Executable",
     "Explanation",
+    "Figures",
     "FixedQParamsQuantizationSpec",
     "GraphError",
     "InvalidAnnotationError",
     "InvalidSpecError",
+    "LayerSensitivity",
     "LoweringError",
     "LoweringReport",
     "Match",
     "MissingDependencyError",
+    "MixedPrecision",
+    "MixedRule",
     "NonFiniteError",
     "NotAQuantizerError",
     "NotExportedError",
@@ -111,6 +133,7 @@ __all__ = [
     "RuleError",
     "Runner",
     "ScaffoldError",
+    "Sensitivity",
     "SharedQuantizationSpec",
     "SharingError",
     "Step",
@@ -126,11 +149,15 @@ __all__ = [
     "convert_pt2e",
     "explain",
     "find_backend",
+    "load_config",
     "lowering_report",
+    "mixed_precision",
     "move_exported_model_to_eval",
     "move_exported_model_to_train",
     "ops",
     "prepare_pt2e",
     "prepare_qat_pt2e",
+    "save_config",
+    "sensitivity",
     "smooth_quant",
 ]

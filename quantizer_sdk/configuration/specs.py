@@ -24,7 +24,9 @@ def write_config(config: QuantizationConfig, observers: Observers) -> dict[str, 
         ConfigurationError: A spec or an observer has no form in a file.
     """
     specs = {name: getattr(config, name) for name in _ROLES}
-    found: dict[str, Any] = {name: _write_spec(spec, name, observers) for name, spec in specs.items() if spec is not None}
+    found: dict[str, Any] = {
+        name: _write_spec(spec, name, observers) for name, spec in specs.items() if spec is not None
+    }
     return {"is_qat": True, **found} if config.is_qat else found
 
 
@@ -79,7 +81,13 @@ def _read_spec(place: Place, observers: Observers) -> QuantizationSpecBase:
     optional = _RANGE if kind == _FIXED else (*_RANGE, "ch_axis", "observer", "arguments")
     entries = place.entries(["dtype", *own, *(["kind"] if kind else [])], optional)
     fields: dict[str, Any] = {"dtype": read_dtype(entries["dtype"])}
-    for name, type_ in (("quant_min", int), ("quant_max", int), ("ch_axis", int), ("zero_point", int), ("scale", float)):
+    for name, type_ in (
+        ("quant_min", int),
+        ("quant_max", int),
+        ("ch_axis", int),
+        ("zero_point", int),
+        ("scale", float),
+    ):
         if name in entries:
             fields[name] = entries[name].as_(type_)
     if "qscheme" in entries:
@@ -89,7 +97,7 @@ def _read_spec(place: Place, observers: Observers) -> QuantizationSpecBase:
     if "observer" in entries:
         fields["observer_or_fake_quant_ctr"] = observers.read(entries["observer"], entries.get("arguments"))
     elif "arguments" in entries:
-        entries["arguments"].fail("stands alone", "name the observer that takes them, as observer = \"MinMaxObserver\"")
+        entries["arguments"].fail("stands alone", 'name the observer that takes them, as observer = "MinMaxObserver"')
     try:
         return FixedQParamsQuantizationSpec(**fields) if kind == _FIXED else QuantizationSpec(**fields)
     except InvalidSpecError as e:

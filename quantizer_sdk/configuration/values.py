@@ -67,9 +67,7 @@ class Observers:
     """
 
     def __init__(self, own: Iterable[type] = ()) -> None:
-        public = [
-            getattr(module, name) for module in (observers, fake_quantize) for name in module.__all__
-        ]
+        public = [getattr(module, name) for module in (observers, fake_quantize) for name in module.__all__]
         kinds = [kind for kind in public if isinstance(kind, type) and issubclass(kind, QParamsModule)]
         self._by_name: Mapping[str, Any] = {kind.__name__: kind for kind in (*kinds, *own)}
 

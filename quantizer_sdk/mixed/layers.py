@@ -1,0 +1,158 @@
+"""The layers of a model that rules can tell apart, and the points at which each of them rounds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from quantizer_sdk.control_flow import graphs_of
+from quantizer_sdk.decision import decision_of
+from quantizer_sdk.errors import RuleError
+from quantizer_sdk.provenance import module_path
+from quantizer_sdk.quantize_pt2e import prepare_pt2e
+from quantizer_sdk.quantizer import Quantizer, name_of
+from quantizer_sdk.spec import EdgeOrNode
+from quantizer_sdk.table import QuantizationConfig
+from quantizer_sdk.table_quantizer import TableQuantizer
+
+__all__ = ["Layer", "Layers", "prepare_watched"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """Ops that rules quantize or leave float together.
+
+    Attributes:
+        modules: Paths of the modules that hold them: that of the op which does the work, and those whose ops its kernel
+            takes in, as a relu module of its own; empty for ops outside all submodules, which no module name tells.
+        ops: The names of the ops in the graph.
+        config: What the quantizer gives the layer.
+    """
+
+    modules: tuple[str, ...]
+    ops: tuple[str, ...]
+    config: QuantizationConfig | None
+
+    @property
+    def name(self) -> str:
+        """The path of its first module; "" for ops outside all submodules."""
+        return self.modules[0] if self.modules else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """All layers that a quantizer quantizes, in the order of the graph.
+
+    Attributes:
+        layers: The layers.
+        by_module: The index of each one, by the paths of its modules; "" for the ops outside.
+        points: For each observer the layers whose ops want it at a point, by the point's (producer, user), where "" is
+            for an output; the one whose spec rules first.
+    """
+
+    layers: tuple[Layer, ...]
+    by_module: dict[str, int]
+    points: dict[nn.Module, dict[tuple[str, str], int | None]]
+
+    def owners(self, observer: nn.Module, producer: str, users: Iterable[str]) -> tuple[int, ...]:
+        """Return the layers that want what an observer watches here; of all its points where ops only move codes."""
+        points = self.points.get(observer, {})
+        found = [points[key] for key in ((producer, user) for user in ("", *users)) if key in points]
+        if not found or None in found:
+            found += points.values()
+        return tuple(dict.fromkeys(index for index in found if index is not None))
+
+
+class _Watcher(Quantizer):
+    """Does as another quantizer does, and remembers which ops want which observer."""
+
+    enters_control_flow = True
+
+    def __init__(self, quantizer: TableQuantizer) -> None:
+        self._quantizer = quantizer
+        self._points: dict[nn.Module, list[tuple[Node, tuple[str, str]]]] = defaultdict(list)
+        self._graphs: list[GraphModule] = []
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        return self._quantizer.transform_for_annotation(model)
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        return self._quantizer.annotate(model)
+
+    def validate(self, model: GraphModule) -> None:
+        self._quantizer.validate(model)
+
+    def prepare_obs_or_fq_callback(
+        self, model: GraphModule, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, nn.Module]
+    ) -> None:
+        self._quantizer.prepare_obs_or_fq_callback(model, edge_or_node_to_obs_or_fq)
+        self._graphs.append(model)
+        for point, observer in edge_or_node_to_obs_or_fq.items():
+            node, key = (
+                (point[1], (point[0].name, point[1].name)) if isinstance(point, tuple) else (point, (point.name, ""))
+            )
+            self._points[observer].append((node, key))
+
+    def layers(self) -> Layers:
+        kernels: dict[str, list[Node]] = {}
+        for number, graph in enumerate(self._graphs):
+            for node in graph.graph.nodes:
+                decision = decision_of(node)
+                if decision.row is not None and not decision.shares:
+                    kernels.setdefault(f"{number}/{decision.fused_into or node.name}", []).append(node)
+        leader = _leaders(list(kernels.values()))
+        modules: dict[str, list[str]] = {}
+        ops: dict[str, list[Node]] = defaultdict(list)
+        for kernel in kernels.values():
+            for node in kernel:
+                path = module_path(node)
+                first = leader[path]
+                modules.setdefault(first, [first] if first else [])
+                if path not in modules[first] and path:
+                    modules[first].append(path)
+                ops[first].append(node)
+        config_of = self._quantizer._effective_rules().config_of  # what the rules give; the table of the same package
+        layers = tuple(
+            Layer(modules=tuple(found), ops=tuple(node.name for node in ops[first]), config=config_of(ops[first][0])[0])
+            for first, found in modules.items()
+        )
+        by_module = {path: index for index, (first, found) in enumerate(modules.items()) for path in found or [first]}
+        points: dict[nn.Module, dict[tuple[str, str], int | None]] = {}
+        for observer, wanted in self._points.items():
+            points[observer] = {
+                key: None if decision_of(node).shares else by_module.get(module_path(node)) for node, key in wanted
+            }
+        return Layers(layers, by_module, points)
+
+
+def _leaders(kernels: list[list[Node]]) -> dict[str, str]:
+    """Return, by module path, that of the module it goes with: its own, or that of the kernels which take it in."""
+    heads: dict[str, set[str]] = defaultdict(set)
+    for kernel in kernels:
+        for node in kernel:
+            heads[module_path(node)].add(module_path(kernel[0]))
+    leader = {path: found.copy().pop() if len(found) == 1 else path for path, found in heads.items()}
+    for path in leader:
+        while leader[leader[path]] != leader[path]:
+            leader[path] = leader[leader[path]]
+    return leader
+
+
+def prepare_watched(model: GraphModule, quantizer: TableQuantizer) -> tuple[GraphModule, Layers]:
+    """Prepare a model as `prepare_pt2e` does, and tell its layers.
+
+    Raises:
+        RuleError: The quantizer is not made by a table, so that it has no rules to change.
+        QuantizerError: As `prepare_pt2e` raises.
+    """
+    if not isinstance(quantizer, TableQuantizer):
+        kind = name_of(quantizer) if isinstance(quantizer, Quantizer) else type(quantizer).__name__
+        raise RuleError(f"the quantizer is a {kind}; layers are told apart by the rules of a TableQuantizer")
+    watcher = _Watcher(quantizer)
+    prepared = prepare_pt2e(model, watcher)
+    assert len(list(graphs_of(prepared))) == len(watcher._graphs)
+    return prepared, watcher.layers()

@@ -1,0 +1,315 @@
+"""Rules that meet a budget: which layers to leave float, and which to give another config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.fx import GraphModule
+
+from quantizer_sdk.configuration.file import save_config
+from quantizer_sdk.errors import BudgetError, NothingAnnotatedError
+from quantizer_sdk.mixed.budget import Budget, Figures
+from quantizer_sdk.mixed.layers import Layer, Layers
+from quantizer_sdk.mixed.noise import Source
+from quantizer_sdk.mixed.rule_list import with_rules
+from quantizer_sdk.mixed.search import FLOAT, Estimate, Move
+from quantizer_sdk.mixed.trial import Workbench
+from quantizer_sdk.table import QuantizationConfig
+from quantizer_sdk.table_quantizer import TableQuantizer
+
+__all__ = ["MixedPrecision", "MixedRule", "mixed_precision"]
+
+_LEAST_GAIN = 0.02  # dB that a rule must be worth, measured
+
+_Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedRule:
+    """One proposed change, with its measured effect.
+
+    Attributes:
+        layers: The names of the layers that it changes; several where only all of them together gain.
+        modules: The paths of the modules that it is set for.
+        choice: What they get: "float", or the name of a config among the quantizer's `alternatives`.
+        configs: What is set for them, one a layer; None for float.
+        figures: What was measured of the model with this rule and those before it.
+        gain: What it adds to the signal to noise over those before it, measured, dB.
+    """
+
+    layers: tuple[str, ...]
+    modules: tuple[str, ...]
+    choice: str
+    configs: tuple[QuantizationConfig | None, ...]
+    figures: Figures
+    gain: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedPrecision:
+    """A proposal, measured.
+
+    Attributes:
+        quantizer: The user's quantizer with the rules set: give it to `prepare_pt2e`.
+        rules: The rules in the order in which they were added.
+        before: What was measured without them.
+        after: What was measured with all of them.
+        budget: What was asked for.
+        trials: How many quantized models were made and measured.
+    """
+
+    quantizer: TableQuantizer
+    rules: tuple[MixedRule, ...]
+    before: Figures
+    after: Figures
+    budget: Budget
+    trials: int
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget is met."""
+        return self.budget.reached(self.after)
+
+    @property
+    def float_layers(self) -> int:
+        """The number of layers that are left float."""
+        return len({layer for rule in self.rules if rule.choice == FLOAT for layer in rule.layers})
+
+    def save(self, path: str | Path) -> None:
+        """Write the quantizer's rules to a .toml or .json file; see `save_config`."""
+        save_config(self.quantizer, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return figures and rules as plain data."""
+        return {
+            "budget": str(self.budget),
+            "met": self.met,
+            "before": _plain(self.before),
+            "after": _plain(self.after),
+            "float_layers": self.float_layers,
+            "trials": self.trials,
+            "rules": [
+                {"modules": list(rule.modules), "choice": rule.choice, "gain": rule.gain, **_plain(rule.figures)}
+                for rule in self.rules
+            ],
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict()` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        met = "met" if self.met else "not met"
+        lines = [f"budget: {self.budget}: {met}; {self.float_layers} float layers, {self.trials} models measured"]
+        lines.append(f"  {'as it is':<24} {self.before}")
+        lines += [
+            f"  {rule.choice:<24} {rule.figures} ({rule.gain:+.2f} dB)  {', '.join(rule.modules)}"
+            for rule in self.rules
+        ]
+        return "\n".join(lines)
+
+
+def _plain(figures: Figures) -> dict[str, float | None]:
+    return {"sqnr": figures.sqnr, "accuracy": figures.accuracy}
+
+
+def mixed_precision(
+    model: GraphModule,
+    quantizer: TableQuantizer,
+    data: Iterable[Any],
+    budget: Budget,
+    *,
+    evaluation: Iterable[Any] | None = None,
+    max_trials: int = 64,
+    probes: int = 32,
+    progress: _Tell | None = None,
+) -> MixedPrecision:
+    """Propose rules that meet a budget: layers to leave float, to widen, or to give another config.
+
+    What a layer may get is asked of the quantizer: its `alternatives`, as far as its rows claim the layer with them.
+    One sweep for each of these configs estimates the noise of all layers at once (see `sensitivity`). Changes are then
+    made one by one, the best for its cost first, and each is measured on a model that is really prepared, calibrated and
+    converted; one that gains less than 0.02 dB is dropped. The last model measured is that of the proposal.
+
+    The cost: for each config a calibration and `probes` backward passes, then at most `max_trials` times a calibration, a
+    conversion and a run over the evaluation data.
+
+    Args:
+        model: An exported float model for inference. It is left as it is.
+        quantizer: What it is quantized with; it is left as it is.
+        data: Inputs as `calibrate` takes them; they are held in memory.
+        budget: What to reach.
+        evaluation: Inputs to measure on; None takes `data`.
+        max_trials: How many changes are measured at most.
+        probes: At least how many random vectors each estimate asks, over all batches.
+        progress: Is told in words what is done.
+
+    Raises:
+        BudgetError: No rules that were tried reach the budget; its `closest` holds the best of them.
+        RuleError: The quantizer is not made by a table.
+        CalibrationError: There is no data, or no float output to compare.
+        UnsupportedError: An op of the model has no derivative.
+        QuantizerError: `prepare_pt2e` or `convert_pt2e` refuses the model or the quantizer.
+    """
+    tell = progress or (lambda _words: None)
+    tell("running the float model")
+    bench = Workbench.of(model, data, evaluation, budget.metric)
+    tell("calibrating and measuring the quantized model")
+    prepared, layers = bench.prepared(quantizer)
+    before = bench.figures(prepared)
+    if budget.has_target and budget.reached(before):
+        return MixedPrecision(
+            quantizer=quantizer.copy(), rules=(), before=before, after=before, budget=budget, trials=1
+        )
+    tell("estimating what each layer costs")
+    sweeps: dict[str, tuple[Source, ...]] = {"": bench.sources(prepared, layers, probes)}
+    available: dict[str, frozenset[int]] = {}
+    configs = _configs(quantizer, layers)
+    for name, chosen in configs.items():
+        tell(f"estimating with {name}")
+        found = _sweep(bench, quantizer, layers, chosen, probes)
+        if found is not None:
+            sweeps[name], available[name] = found
+    search = _Search(bench, quantizer, layers, configs, Estimate(sweeps, layers, available), before, budget, tell)
+    search.run(max_trials)
+    result = search.result()
+    if not result.met:
+        float_ = "" if budget.max_float_layers is None else f" with at most {budget.max_float_layers} float layers"
+        raise BudgetError(
+            f"no rules were found that reach {budget}: {before} without rules, {result.after} with "
+            f"{len(result.rules)} rules{float_} after {result.trials} measured models; the exception's `closest` holds "
+            "these. Calibrate with more data, allow more float layers or trials, or ask for less",
+            result,
+        )
+    return result
+
+
+def _configs(quantizer: TableQuantizer, layers: Layers) -> dict[str, dict[int, QuantizationConfig]]:
+    """Return the configs that layers may get instead of their own: by name, and by layer."""
+    known: dict[QuantizationConfig, dict[str, QuantizationConfig]] = {}
+    found: dict[str, dict[int, QuantizationConfig]] = {}
+    for index, layer in enumerate(layers.layers):
+        if layer.config is None or not layer.modules:
+            continue
+        if layer.config not in known:
+            known[layer.config] = quantizer.alternatives(layer.config)
+        for name, config in known[layer.config].items():
+            found.setdefault(name, {})[index] = config
+    return found
+
+
+def _sweep(
+    bench: Workbench,
+    quantizer: TableQuantizer,
+    layers: Layers,
+    chosen: Mapping[int, QuantizationConfig],
+    probes: int,
+) -> tuple[tuple[Source, ...], frozenset[int]] | None:
+    """Return the noise with a config for all layers, and which of them rows claim with it; None where none is."""
+    try:
+        prepared, found = bench.prepared(with_rules(quantizer, layers, chosen))
+    except NothingAnnotatedError:
+        return None
+    same = {
+        found.by_module[layer.name]: index for index, layer in enumerate(layers.layers) if _is_claimed(layer, found)
+    }
+    available = frozenset(index for index in same.values() if index in chosen)
+    if not available:
+        return None
+    sources = (
+        Source(
+            owners=tuple(same[owner] for owner in source.owners if owner in same),
+            weight=source.weight,
+            activation=source.activation,
+        )
+        for source in bench.sources(prepared, found, probes)
+    )
+    return tuple(sources), available
+
+
+def _is_claimed(layer: Layer, found: Layers) -> bool:
+    """Whether the op that does a layer's work is claimed under other rules too."""
+    index = found.by_module.get(layer.name)
+    return index is not None and layer.ops[0] in found.layers[index].ops
+
+
+class _Search:
+    """Makes changes one by one, and keeps those that measured figures justify."""
+
+    def __init__(
+        self,
+        bench: Workbench,
+        quantizer: TableQuantizer,
+        layers: Layers,
+        configs: Mapping[str, Mapping[int, QuantizationConfig]],
+        estimate: Estimate,
+        before: Figures,
+        budget: Budget,
+        tell: _Tell,
+    ) -> None:
+        self._bench, self._quantizer, self._layers, self._configs = bench, quantizer, layers, configs
+        self._estimate, self._budget, self._tell = estimate, budget, tell
+        self._before = self._after = before
+        self._choice: dict[int, str] = {}
+        self._best: TableQuantizer = quantizer.copy()
+        self._rules: list[MixedRule] = []
+        self._trials = 1
+
+    def run(self, max_trials: int) -> None:
+        """Go on until the budget's figures are reached, nothing is left to try, or trials are used up."""
+        refused: set[Move] = set()
+        for _ in range(max_trials):
+            if self._budget.has_target and self._budget.reached(self._after):
+                return
+            most = self._budget.max_float_layers
+            left = None if most is None else most - sum(choice == FLOAT for choice in self._choice.values())
+            moves = [move for move, _gain in self._estimate.moves(self._choice, left) if move not in refused]
+            if not moves:
+                return
+            if not self._try(moves[0]):
+                refused.add(moves[0])
+
+    def _try(self, move: Move) -> bool:
+        choice = {**self._choice, **dict.fromkeys(move.layers, move.choice)}
+        quantizer = with_rules(
+            self._quantizer, self._layers, {index: self._config(index, name) for index, name in choice.items()}
+        )
+        modules = tuple(module for index in move.layers for module in self._layers.layers[index].modules)
+        figures = self._bench.trial(quantizer)
+        self._trials += 1
+        gain = figures.sqnr - self._after.sqnr
+        better = (figures.accuracy or 0.0) > (self._after.accuracy or 0.0)
+        kept = gain >= _LEAST_GAIN or better
+        words = f"{', '.join(modules)}: {move.choice}: {figures} ({gain:+.2f} dB){'' if kept else ', dropped'}"
+        self._tell(words)
+        if not kept:
+            return False
+        self._choice, self._best, self._after = choice, quantizer, figures
+        self._rules.append(
+            MixedRule(
+                layers=tuple(self._layers.layers[index].name for index in move.layers),
+                modules=modules,
+                choice=move.choice,
+                configs=tuple(self._config(index, move.choice) for index in move.layers),
+                figures=figures,
+                gain=gain,
+            )
+        )
+        return True
+
+    def _config(self, index: int, choice: str) -> QuantizationConfig | None:
+        return None if choice == FLOAT else self._configs[choice][index]
+
+    def result(self) -> MixedPrecision:
+        return MixedPrecision(
+            quantizer=self._best,
+            rules=tuple(self._rules),
+            before=self._before,
+            after=self._after,
+            budget=self._budget,
+            trials=self._trials,
+        )
