@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
+from quantizer_sdk.exported_file import ARCHIVE, load_exported
 from quantizer_sdk.file_format import FileFormat, FileReport, Save
 from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, copy_without_guards, strip_boundary
 from quantizer_sdk.passes.batched_products import batch_products
@@ -325,12 +326,19 @@ def find_backend(name: str) -> Backend:
 def inspect_file(path: Path) -> FileReport:
     """Say what a runtime makes of a lowered program's file: by the installed backend that knows files of its suffix.
 
+    Of a .pt2 file, which torch.export.save writes, it is what `explain` says of the model in it.
+
     Raises:
         BackendError: No installed backend does.
+        NotExportedError: A .pt2 file is no exported program.
         LoweringError: The runtime cannot load the file.
         MissingDependencyError: The backend's runtime is not installed.
     """
-    known: set[str] = set()
+    if path.suffix == ARCHIVE:
+        from quantizer_sdk.report import explain  # which imports all of the engine
+
+        return explain(load_exported(path).module())
+    known = {ARCHIVE}
     for name in backend_names():
         backend = find_backend(name)
         for part in (backend, *backend.parts):

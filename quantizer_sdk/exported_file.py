@@ -16,7 +16,10 @@ from quantizer_sdk.call_form import called_as
 from quantizer_sdk.errors import LoweringError, NotExportedError
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["load_exported", "save_exported"]
+__all__ = ["ARCHIVE", "load_exported", "save_exported"]
+
+ARCHIVE = ".pt2"
+"""How the names of files end that `torch.export.save` writes."""
 
 # What torch's message ends with; the warnings that it means are not shown.
 _REFERENCE = " Please check the warnings above for possible errors."
