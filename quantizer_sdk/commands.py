@@ -107,7 +107,9 @@ def explain(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A program of any producer, such as model.onnx or model.pte, or a .pt2 archive.")],
+    path: Annotated[
+        Path, typer.Argument(help="A program of any producer, such as model.onnx or model.pte, or a .pt2 archive.")
+    ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

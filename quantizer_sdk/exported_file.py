@@ -60,6 +60,8 @@ def save_exported(
 ) -> None:
     """Write a model as an exported program that is called as the original is, its ops under the names that they have.
 
+    The example inputs in the file are zeros: no sample of the user's goes with it.
+
     Args:
         model: What takes tensors by position, such as a converted model.
         original: The exported model that it was made of.
@@ -70,7 +72,7 @@ def save_exported(
     Raises:
         LoweringError: torch.export refuses the model, or the file cannot be written.
     """
-    tensors, shapes = iter(inputs), iter(dynamic_shapes or [])
+    tensors, shapes = (torch.zeros_like(it) for it in inputs), iter(dynamic_shapes or [])
     values: list[Any] = []
     open_sizes: list[Any] = []
     for node in original.graph.find_nodes(op="placeholder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,26 +51,26 @@ SamplesOption = Annotated[
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Samples a run, for a model with a dynamic batch. [default: 8]", rich_help_panel=_DATA),
+    typer.Option(min=1, help="Samples a run, for a model with a dynamic batch. (default: 8)", rich_help_panel=_DATA),
 ]
 MeanOption = Annotated[
     str | None,
     typer.Option(
-        help="Images: taken from values 0 to 1, by channel. [default: 0.485,0.456,0.406; 0 if gray]",
+        help="Images: taken from values 0 to 1, by channel. (default: 0.485,0.456,0.406; 0 if gray)",
         rich_help_panel=_DATA,
     ),
 ]
 StdOption = Annotated[
     str | None,
     typer.Option(
-        help="Images: what the rest is divided by. [default: 0.229,0.224,0.225; 1 if gray]", rich_help_panel=_DATA
+        help="Images: what the rest is divided by. (default: 0.229,0.224,0.225; 1 if gray)", rich_help_panel=_DATA
     ),
 ]
 ResizeOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Images: length of the shorter side before the middle is cropped. [default: the model's]",
+        help="Images: length of the shorter side before the middle is cropped. (default: the model's)",
         rich_help_panel=_DATA,
     ),
 ]
@@ -106,9 +107,7 @@ def open_model(path: Path) -> OpenModel:
 
     program = load_exported(path)
     original: Any = program.module()
-    return OpenModel(
-        path.name, original, called_by_position(original), inputs_of(program), dynamic_shapes_of(program)
-    )
+    return OpenModel(path.name, original, called_by_position(original), inputs_of(program), dynamic_shapes_of(program))
 
 
 def open_samples(
@@ -210,11 +209,24 @@ def _targets(backend: Backend) -> dict[str, Target]:
 
 
 def _save_archive(opened: OpenModel, model: GraphModule, inputs: Sequence[torch.Tensor], path: Path) -> FileReport:
-    from quantizer_sdk.backend import inspect_file
     from quantizer_sdk.exported_file import save_exported
 
     save_exported(model, opened.original, inputs, path, dynamic_shapes=opened.dynamic_shapes)
-    return inspect_file(path)
+    return _Archive(sum(node.op == "call_function" for node in model.graph.nodes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """What there is to say of a torch.export archive: no runtime has seen it yet."""
+
+    ops: int
+
+    def to_json(self) -> str:
+        """Return it as JSON text."""
+        return json.dumps({"ops": self.ops})
+
+    def __str__(self) -> str:
+        return f"  {self.ops} ops, q/dq among them; `import quantizer_sdk`, which registers these, before it is loaded"
 
 
 @contextmanager

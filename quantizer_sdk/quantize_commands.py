@@ -72,7 +72,7 @@ def quantize(
         str | None, typer.Option(help="Kind of file: pte for ExecuTorch, onnx for ONNX Runtime, pt2 for PyTorch.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file to write. [default: MODEL.int8.KIND beside it]")
+        Path | None, typer.Option("--out", "-o", help="The file to write. (default: MODEL.int8.KIND beside it)")
     ] = None,
     samples: SamplesOption = 256,
     batch_size: BatchSizeOption = None,
@@ -114,8 +114,7 @@ def quantize(
 
     Of five batches of samples one is held out, and measures what quantizing costs; the others calibrate.
 
-    Exit status: 0 when the file is written, 1 when the model cannot be quantized, lowered or made accurate enough, 2 for
-    a wrong argument or file.
+    Exit status: 0 if the file is written, 1 if the model cannot be quantized as wanted, 2 for a wrong argument or file.
     """
     with readable_errors(), quiet_libraries() as warned:
         target = choose_target(backend, to, out)
@@ -128,9 +127,7 @@ def quantize(
         with stage(f"reading {model.name} and its samples"):
             opened = open_model(model)
             quantizer = _quantizer(target, config)
-            read = open_samples(
-                data, opened, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize
-            )
+            read = open_samples(data, opened, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize)
         result = _quantize(
             opened, target, quantizer, read, stage, tune=tune, sqnr=sqnr, max_float_layers=max_float_layers
         )
@@ -227,9 +224,7 @@ def _find_rules(
 
     budget = Budget(sqnr=sqnr, max_float_layers=max_float_layers)
     try:
-        return mixed_precision(
-            model, quantizer, samples.batches, budget, evaluation=evaluation.batches, progress=tell
-        )
+        return mixed_precision(model, quantizer, samples.batches, budget, evaluation=evaluation.batches, progress=tell)
     except BudgetError as e:
         if e.closest is not None:
             typer.echo(str(e.closest), err=True)
@@ -262,8 +257,9 @@ def _write_report(path: Path, result: _Result) -> None:
 
 def _print(result: _Result, path: Path, written: FileReport, *, as_json: bool, verbose: bool) -> None:
     size = path.stat().st_size
+    held = len(result.evaluation.batches)
     same = result.samples is result.evaluation
-    on = "the samples that calibrated" if same else f"{len(result.evaluation.batches)} batches held out"
+    on = "the samples that calibrated" if same else f"{held} batch{'es' if held > 1 else ''} held out"
     if as_json:
         found = {
             "model": result.opened.name,

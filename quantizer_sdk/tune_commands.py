@@ -63,9 +63,7 @@ def tune(
         target = choose_target(backend, to, None)
         with Stages()(f"reading {model.name} and its samples"):
             opened = open_model(model)
-            read = open_samples(
-                data, opened, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize
-            )
+            read = open_samples(data, opened, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize)
 
         def make() -> Any:
             from quantizer_sdk import load_config

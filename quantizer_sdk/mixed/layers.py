@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.decision import decision_of
 from quantizer_sdk.errors import RuleError
 from quantizer_sdk.provenance import module_path
@@ -67,37 +66,29 @@ class Layers:
         return tuple(dict.fromkeys(index for index in found if index is not None))
 
 
-class _Watcher(Quantizer):
-    """Does as another quantizer does, and remembers which ops want which observer."""
+class _Points:
+    """Remembers which ops want which observer, when they are inserted.
 
-    enters_control_flow = True
+    Args:
+        quantizer: Says what rules give a layer.
+    """
 
     def __init__(self, quantizer: TableQuantizer) -> None:
         self._quantizer = quantizer
         self._points: dict[nn.Module, list[tuple[Node, tuple[str, str]]]] = defaultdict(list)
         self._graphs: list[GraphModule] = []
 
-    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        return self._quantizer.transform_for_annotation(model)
-
-    def annotate(self, model: GraphModule) -> GraphModule:
-        return self._quantizer.annotate(model)
-
-    def validate(self, model: GraphModule) -> None:
-        self._quantizer.validate(model)
-
-    def prepare_obs_or_fq_callback(
-        self, model: GraphModule, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, nn.Module]
-    ) -> None:
-        self._quantizer.prepare_obs_or_fq_callback(model, edge_or_node_to_obs_or_fq)
+    def take(self, model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module]) -> None:
+        """Do as the quantizer does with the observers of a graph, and remember them."""
+        self._quantizer.prepare_obs_or_fq_callback(model, observer_of)
         self._graphs.append(model)
-        for point, observer in edge_or_node_to_obs_or_fq.items():
-            node, key = (
-                (point[1], (point[0].name, point[1].name)) if isinstance(point, tuple) else (point, (point.name, ""))
-            )
+        for point, observer in observer_of.items():
+            node = point[1] if isinstance(point, tuple) else point
+            key = (point[0].name, node.name) if isinstance(point, tuple) else (node.name, "")
             self._points[observer].append((node, key))
 
     def layers(self) -> Layers:
+        """Return the layers of all graphs."""
         kernels: dict[str, list[Node]] = {}
         for number, graph in enumerate(self._graphs):
             for node in graph.graph.nodes:
@@ -152,7 +143,8 @@ def prepare_watched(model: GraphModule, quantizer: TableQuantizer) -> tuple[Grap
     if not isinstance(quantizer, TableQuantizer):
         kind = name_of(quantizer) if isinstance(quantizer, Quantizer) else type(quantizer).__name__
         raise RuleError(f"the quantizer is a {kind}; layers are told apart by the rules of a TableQuantizer")
-    watcher = _Watcher(quantizer)
-    prepared = prepare_pt2e(model, watcher)
-    assert len(list(graphs_of(prepared))) == len(watcher._graphs)
-    return prepared, watcher.layers()
+    points = _Points(quantizer)
+    watched = quantizer.copy()
+    watched.prepare_obs_or_fq_callback = points.take  # type: ignore[method-assign]  # of this copy alone
+    prepared = prepare_pt2e(model, watched)
+    return prepared, points.layers()

@@ -279,7 +279,10 @@ class _Search:
             self._quantizer, self._layers, {index: self._config(index, name) for index, name in choice.items()}
         )
         modules = tuple(module for index in move.layers for module in self._layers.layers[index].modules)
-        figures = self._bench.trial(quantizer)
+        try:
+            figures = self._bench.trial(quantizer)
+        except NothingAnnotatedError:  # all of it would be float
+            return False
         self._trials += 1
         gain = figures.sqnr - self._after.sqnr
         better = (figures.accuracy or 0.0) > (self._after.accuracy or 0.0)

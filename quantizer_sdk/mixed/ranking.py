@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from quantizer_sdk.errors import NothingAnnotatedError
 from quantizer_sdk.mixed.layers import Layer
 from quantizer_sdk.mixed.noise import Source
 from quantizer_sdk.mixed.outputs import to_db
@@ -133,8 +134,12 @@ def sensitivity(
     order = sorted(range(len(found)), key=lambda index: (-found[index].estimated_gain, -found[index].share))
     for index in [index for index in order if found[index].modules][:measure]:
         tell(f"measuring with {found[index].name} left float")
-        gain = bench.trial(with_rules(quantizer, layers, {index: None})).sqnr - figures.sqnr
-        found[index] = dataclasses.replace(found[index], measured_gain=0.0 if math.isnan(gain) else gain)
+        try:
+            after = bench.trial(with_rules(quantizer, layers, {index: None})).sqnr
+        except NothingAnnotatedError:  # it is the only one, and without it the model is the float one
+            after = math.inf
+        gain = after - figures.sqnr if after != figures.sqnr else 0.0  # both may be infinite
+        found[index] = dataclasses.replace(found[index], measured_gain=gain)
     return Sensitivity(layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(total))
 
 
