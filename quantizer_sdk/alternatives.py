@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,7 @@ def alternative_configs(config: QuantizationConfig) -> dict[str, QuantizationCon
         return found
     for name, observer, arguments in _RANGES:
         if observer is not _observer_of(activation):
-            found[name] = _with_activations(config, lambda spec, kind=observer, told=arguments: _told(spec, kind, told))
+            found[name] = _with_activations(config, functools.partial(_told, observer=observer, arguments=arguments))
     if activation.dtype in _WIDER:
         found["16-bit activations"] = _with_activations(config, _widened)
     at_run_time = dataclasses.replace(
@@ -65,13 +66,11 @@ def alternative_configs(config: QuantizationConfig) -> dict[str, QuantizationCon
 def _with_activations(
     config: QuantizationConfig, change: Callable[[QuantizationSpec], QuantizationSpec]
 ) -> QuantizationConfig:
+    one, other = config.input_activation, config.output_activation
     return dataclasses.replace(
         config,
-        **{
-            role: change(spec)
-            for role in ("input_activation", "output_activation")
-            if isinstance(spec := getattr(config, role), QuantizationSpec)
-        },
+        input_activation=change(one) if isinstance(one, QuantizationSpec) else one,
+        output_activation=change(other) if isinstance(other, QuantizationSpec) else other,
     )
 
 

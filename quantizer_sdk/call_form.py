@@ -38,7 +38,7 @@ def called_by_position(model: GraphModule) -> GraphModule:
 
 
 def called_as(model: GraphModule, original: GraphModule) -> GraphModule:
-    """Return a copy of a model made by `called_by_position`, or of what became of it, that is called as the original."""
+    """Return a copy of what became of a model by `called_by_position`, that is called as the original is."""
     result = copy_without_guards(model)
     known = {node.name: node for node in result.graph.find_nodes(op="placeholder")}
     first = next(iter(result.graph.nodes))
@@ -54,12 +54,12 @@ def called_as(model: GraphModule, original: GraphModule) -> GraphModule:
                 first = placeholder.next
             placeholder.name = node.name
             placeholder.target = node.target
-    info: Any = original.graph._codegen.pytree_info  # fx has no public way to a graph's calling convention
-    _set_form(result, list(info.orig_args), info.in_spec)
+    codegen: Any = original.graph._codegen
+    _set_form(result, list(codegen.pytree_info.orig_args), codegen.pytree_info.in_spec)
     return result
 
 
 def _set_form(model: GraphModule, names: list[str], in_spec: Any) -> None:
-    codegen: Any = model.graph._codegen
+    codegen: Any = model.graph._codegen  # fx has no public way to a graph's calling convention
     codegen.pytree_info = codegen.pytree_info._replace(orig_args=names, in_spec=in_spec)
     model.recompile()

@@ -79,9 +79,9 @@ def save_exported(
         constant = not isinstance(node.meta.get("val"), torch.Tensor)
         values.append(node.meta.get("val") if constant else next(tensors))
         open_sizes.append(None if constant or dynamic_shapes is None else next(shapes))
-    info: Any = original.graph._codegen.pytree_info  # type: ignore[attr-defined]  # fx has no public way to it
-    args, kwargs = tree_unflatten(values, info.in_spec)
-    wanted = tree_unflatten(open_sizes, info.in_spec)
+    codegen: Any = original.graph._codegen  # fx has no public way to a graph's calling convention
+    args, kwargs = tree_unflatten(values, codegen.pytree_info.in_spec)
+    wanted = tree_unflatten(open_sizes, codegen.pytree_info.in_spec)
     called = called_as(model, original)
     try:
         program = torch.export.export(
@@ -101,7 +101,7 @@ def save_exported(
 
 
 def _keep_names(model: GraphModule, program: ExportedProgram) -> None:
-    """Give the calls of a program the names that they have in the model it was exported from, where they are the same."""
+    """Give the calls of a program the names that they have in the model that it was exported from."""
     before, after = ([node for node in graph.nodes if _is_op(node)] for graph in (model.graph, program.graph))
     others = {node.name for node in program.graph.nodes} - {node.name for node in after}
     if [node.target for node in before] != [node.target for node in after] or any(it.name in others for it in before):

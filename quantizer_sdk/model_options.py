@@ -41,8 +41,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Samples: a .npy, .npz or .pt file, or a folder of such files or of images. Arrays are named as the model's "
-        "inputs, or come in their order; their first axis counts samples.",
+        help="Samples: a .npy, .npz or .pt file, or a folder of such files or of images. Arrays are named as the "
+        "model's inputs, or come in their order; their first axis counts samples.",
         rich_help_panel=_DATA,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterable
@@ -85,12 +86,8 @@ def _checked(path: Path) -> Path:
 
 
 def _toml(content: dict[str, Any]) -> str:
-    try:
-        import tomli_w
-    except ImportError as e:
-        message = 'writing TOML needs tomli-w: pip install "quantizer-sdk[cli]"; a file ending in .json needs nothing'
-        raise MissingDependencyError(message) from e
-    return tomli_w.dumps(content)
+    writer = _module("tomli_w", "writing TOML needs tomli-w")
+    return str(writer.dumps(content))
 
 
 def _parsed(source: Path, text: str) -> Any:
@@ -99,15 +96,16 @@ def _parsed(source: Path, text: str) -> Any:
             return json.loads(text)
         except json.JSONDecodeError as e:
             raise ConfigurationError(f"{source} is no JSON: {e}") from e
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as e:
-            message = 'reading TOML below Python 3.11 needs tomli: pip install "quantizer-sdk[cli]"'
-            raise MissingDependencyError(message) from e
+    reader = _module("tomllib" if sys.version_info >= (3, 11) else "tomli", "reading TOML needs tomli")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+        return reader.loads(text)
+    except reader.TOMLDecodeError as e:
         raise ConfigurationError(f"{source} is no TOML: {e}") from e
+
+
+def _module(name: str, need: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        message = f'{need}: pip install "quantizer-sdk[cli]"; a file ending in .json needs nothing'
+        raise MissingDependencyError(message) from e

@@ -99,24 +99,28 @@ def read_rules(place: Place, quantizer: TableQuantizer, observers: Observers) ->
         if name == _FLOAT:
             entry.fail("is the name of no config", "it is what a rule says that leaves ops float; choose another name")
         configs[name] = read_config(entry, observers)
-    calls: list[tuple[Callable[[Any, QuantizationConfig | None], Any], Any, Place]] = []
     sections = entries["rules"].entries(optional=_SECTIONS) if "rules" in entries else {}
     if "global" in sections:
-        calls.append((lambda _key, config: quantizer.set_global(config), None, sections["global"]))
-    setters: list[tuple[str, Callable[..., Any]]] = [
-        ("modules", quantizer.set_module_name),
-        ("module_types", quantizer.set_module_type),
-        ("operators", quantizer.set_operator_type),
-    ]
-    for section, setter in setters:
-        for key, entry in sections[section].items() if section in sections else ():
-            calls.append((setter, _operator(key, entry) if section == "operators" else key, entry))
-    chosen = [configs[entry.one_of(configs)] for _setter, _key, entry in calls]
-    for (setter, key, entry), config in zip(calls, chosen, strict=True):
-        try:
-            setter(key, config)
-        except QuantizerError as e:
-            entry.fail("cannot be set", str(e))
+        config = configs[sections["global"].one_of(configs)]
+    for each in (quantizer.copy(), quantizer):  # what is wrong shows on the copy
+        if "global" in sections:
+            each.set_global(config)
+        for section, setter in (
+            ("modules", each.set_module_name),
+            ("module_types", each.set_module_type),
+            ("operators", each.set_operator_type),
+        ):
+            for key, entry in sections[section].items() if section in sections else ():
+                _set(setter, key, entry, configs)
+
+
+def _set(setter: Callable[..., Any], key: str, entry: Place, configs: dict[str, QuantizationConfig | None]) -> None:
+    config = configs[entry.one_of(configs)]
+    operator = setter.__name__ == TableQuantizer.set_operator_type.__name__
+    try:
+        setter(_operator(key, entry) if operator else key, config)
+    except QuantizerError as e:
+        entry.fail("cannot be set", str(e))
 
 
 def _operator(name: str, place: Place) -> Any:

@@ -82,8 +82,8 @@ class Observers:
         name = getattr(kind, "__name__", repr(kind))
         if self._by_name.get(name) is not kind:
             raise ConfigurationError(
-                f"a configuration file cannot name the observer {kind!r}; it names those of quantizer_sdk.observers and "
-                "quantizer_sdk.fake_quantize, and classes of your own that you give as observers=[...]"
+                f"a configuration file cannot name the observer {kind!r}; it names those of quantizer_sdk.observers "
+                "and quantizer_sdk.fake_quantize, and classes of your own that you give as observers=[...]"
             )
         found = {"observer": name}
         written = {key: self._write_argument(value, name, key) for key, value in arguments.items() if value is not None}

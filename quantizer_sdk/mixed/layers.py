@@ -126,11 +126,7 @@ def _leaders(kernels: list[list[Node]]) -> dict[str, str]:
     for kernel in kernels:
         for node in kernel:
             heads[module_path(node)].add(module_path(kernel[0]))
-    leader = {path: found.copy().pop() if len(found) == 1 else path for path, found in heads.items()}
-    for path in leader:
-        while leader[leader[path]] != leader[path]:
-            leader[path] = leader[leader[path]]
-    return leader
+    return {path: next(iter(found)) if len(found) == 1 else path for path, found in heads.items()}
 
 
 def prepare_watched(model: GraphModule, quantizer: TableQuantizer) -> tuple[GraphModule, Layers]:
@@ -145,6 +141,6 @@ def prepare_watched(model: GraphModule, quantizer: TableQuantizer) -> tuple[Grap
         raise RuleError(f"the quantizer is a {kind}; layers are told apart by the rules of a TableQuantizer")
     points = _Points(quantizer)
     watched = quantizer.copy()
-    watched.prepare_obs_or_fq_callback = points.take  # type: ignore[method-assign]  # of this copy alone
+    setattr(watched, "prepare_obs_or_fq_callback", points.take)  # noqa: B010  # of this copy alone
     prepared = prepare_pt2e(model, watched)
     return prepared, points.layers()

@@ -1,9 +1,9 @@
 """How much noise each point of rounding adds to a model's outputs, for all points in one sweep.
 
-A small error e at one point changes the outputs by J·e, where J is their derivative there. For a vector v of random signs
-the mean of (v·J·e)² is |J·e|² (Hutchinson 1990), and one backward pass gives v·J for all points of the model. So a sweep
-costs one forward and some backward passes of the float model, whatever the number of layers; what it says is of first
-order: right where noise is small, and a good order to try things in where it is not.
+A small error e at one point changes the outputs by J·e, where J is their derivative there. For a vector v of random
+signs the mean of (v·J·e)² is |J·e|² (Hutchinson 1990), and one backward pass gives v·J for all points of the model. So
+a sweep costs one forward and some backward passes of the float model, whatever the number of layers; what it says is of
+first order: right where noise is small, and a good order to try things in where it is not.
 """
 
 from __future__ import annotations

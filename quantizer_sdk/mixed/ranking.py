@@ -32,8 +32,8 @@ class LayerSensitivity:
         ops: The names of its ops in the graph.
         share: Its part of all noise in the outputs, 0 to 1, of first order; what several layers want is shared equally.
         weight_share: That part of it which rounding constants makes.
-        estimated_gain: By how many dB the outputs get better where it alone is left float, of first order. A tensor that
-            its neighbour wants rounded as well stays so.
+        estimated_gain: By how many dB the outputs get better where it alone is left float, of first order. A tensor
+            that its neighbour wants rounded as well stays so.
         measured_gain: The same, measured; None where it was not.
     """
 
@@ -146,10 +146,7 @@ def sensitivity(
 def _estimated(index: int, layer: Layer, sources: Sequence[Source], total: float) -> LayerSensitivity:
     own = [source for source in sources if index in source.owners]
     alone = sum(source.noise for source in own if len(source.owners) == 1)
-    if total <= 0:
-        gain = 0.0
-    else:
-        gain = math.inf if alone >= total else -10 * math.log10(1 - alone / total)
+    gain = 0.0 if total <= 0 else math.inf if alone >= total else -10 * math.log10(1 - alone / total)
     return LayerSensitivity(
         name=layer.name,
         modules=layer.modules,

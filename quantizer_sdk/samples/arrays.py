@@ -110,7 +110,7 @@ def _cast(value: torch.Tensor, wanted: ModelInput, path: Path) -> torch.Tensor:
     where = f"{path}: the array for input {wanted} holds {str(value.dtype).removeprefix('torch.')}"
     if value.is_floating_point() and wanted.dtype.is_floating_point:
         return value.to(wanted.dtype)
-    if value.dtype == torch.bool or wanted.dtype == torch.bool or value.is_floating_point() or value.is_complex():
+    if torch.bool in {value.dtype, wanted.dtype} or value.is_floating_point() or value.is_complex():
         raise DataError(f"{where}; give it the input's type")
     if wanted.dtype.is_floating_point:
         raise DataError(f"{where}; scale it as the model was trained with, and save floats")

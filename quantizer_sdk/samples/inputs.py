@@ -49,7 +49,7 @@ _MOST = 2**31
 
 
 def dynamic_shapes_of(program: ExportedProgram) -> Any:
-    """Return the sizes that may vary, as `torch.export.export` takes them, for each tensor; None where all are fixed."""
+    """Return the sizes that may vary, as `torch.export.export` takes them, for each tensor; None if all are fixed."""
     dims: dict[str, Any] = {}
     found = []
     for _name, value in _tensors(program):

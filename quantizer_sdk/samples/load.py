@@ -34,7 +34,7 @@ class Samples:
     notes: tuple[str, ...]
 
     def held_out(self) -> tuple[Samples, Samples]:
-        """Return samples to calibrate with and others, one of five batches, to measure on; the same of fewer than five."""
+        """Return samples to calibrate with and others, one batch of five, to measure on; of fewer the same for both."""
         count = len(self.batches)
         if count < 5:
             return self, self
@@ -55,9 +55,9 @@ def load_samples(
     """Read samples and put them into batches.
 
     Args:
-        path: A .npy, .npz or .pt file of samples, or a folder of such files or of images, however deep. A file that names
-            its arrays names them as the model's inputs; others hold them in order. The first axis of an array counts
-            samples.
+        path: A .npy, .npz or .pt file of samples, or a folder of such files or of images, however deep. A file that
+            names its arrays names them as the model's inputs; others hold them in order. The first axis of an array
+            counts samples.
         inputs: What the model takes.
         limit: The most samples to take; of more, ones spread evenly over all.
         batch_size: How many samples a run takes, for models that take any number; None takes 8, or what there is.
@@ -106,8 +106,8 @@ def _folder(
     if kind == "images":
         if len(inputs) != 1:
             raise DataError(
-                f"{path} holds images, which are one input; the model takes {'; '.join(map(str, inputs))}. Save samples as "
-                ".npz files with an array for each"
+                f"{path} holds images, which are one input; the model takes {'; '.join(map(str, inputs))}. Save "
+                "samples as .npz files with an array for each"
             )
         reader = ImageReader(inputs[0], options)
         notes.append(str(reader))
@@ -161,8 +161,8 @@ def _batched(
             raise DataError(f"batches of {size} samples; the model was exported for {low} to {high}")
     if count < size:
         raise DataError(
-            f"{path} holds {count} samples; the model takes {'; '.join(map(str, inputs))}, batches of {size}: give at least "
-            "that many, or export the model with a dynamic batch"
+            f"{path} holds {count} samples; the model takes {'; '.join(map(str, inputs))}, batches of {size}: give at "
+            "least that many, or export the model with a dynamic batch"
         )
     chosen = _spread(count, max(limit, size))
     runs = len(chosen) // size
