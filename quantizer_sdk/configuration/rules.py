@@ -36,13 +36,13 @@ def write_rules(quantizer: TableQuantizer, observers: Observers) -> dict[str, An
             "say it by module names, and set_filter_function after loading what cannot be said so"
         )
     names = _Names()
-    operators = {_name_of(overload): config for overload, config in rules.operator_types.items()}
+    operators: dict[str, QuantizationConfig | None] = {}
     for name, overloads in rules.operators.items():
-        configs = {id(rules.operator_types[overload]) for overload in overloads}
-        if len(overloads) > 1 and len(configs) == 1 and _is_packet(name, overloads):  # all of a packet under its name
-            operators = {name: rules.operator_types[overloads[0]], **operators}
-            for overload in overloads:
-                operators.pop(_name_of(overload))
+        configs = [rules.operator_types[overload] for overload in overloads]
+        if _is_packet(name, overloads) and all(config == configs[0] for config in configs):
+            operators[name] = configs[0]
+        else:
+            operators.update(zip(map(str, overloads), configs, strict=True))
     sections = {
         **({"global": names.of(rules.global_config[0])} if rules.global_config else {}),
         **{
@@ -74,10 +74,6 @@ class _Names:
         if config is None:
             return _FLOAT
         return self.by_config.setdefault(config, f"config_{len(self.by_config) + 1}")
-
-
-def _name_of(overload: torch._ops.OpOverload) -> str:
-    return str(overload)
 
 
 def _is_packet(name: str, overloads: tuple[torch._ops.OpOverload, ...]) -> bool:
