@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.decision import decision_of
 from quantizer_sdk.errors import RuleError
+from quantizer_sdk.match import is_constant
 from quantizer_sdk.provenance import module_path
 from quantizer_sdk.quantize_pt2e import prepare_pt2e
 from quantizer_sdk.quantizer import Quantizer, name_of
@@ -96,22 +97,22 @@ class _Points:
                 if decision.row is not None and not decision.shares:
                     kernels.setdefault(f"{number}/{decision.fused_into or node.name}", []).append(node)
         leader = _leaders(list(kernels.values()))
-        modules: dict[str, list[str]] = {}
+        paths: dict[str, list[str]] = {}
         ops: dict[str, list[Node]] = defaultdict(list)
         for kernel in kernels.values():
-            for node in kernel:
+            for node in (head := _head(kernel), *(node for node in kernel if node is not head)):
                 path = module_path(node)
                 first = leader[path]
-                modules.setdefault(first, [first] if first else [])
-                if path not in modules[first] and path:
-                    modules[first].append(path)
+                known = paths.setdefault(first, [first])
+                if path not in known:
+                    known.append(path)
                 ops[first].append(node)
         config_of = self._quantizer._effective_rules().config_of  # what the rules give; the table of the same package
         layers = tuple(
-            Layer(modules=tuple(found), ops=tuple(node.name for node in ops[first]), config=config_of(ops[first][0])[0])
-            for first, found in modules.items()
+            Layer(modules=_outer(found), ops=tuple(node.name for node in ops[first]), config=config_of(ops[first][0])[0])
+            for first, found in paths.items()
         )
-        by_module = {path: index for index, (first, found) in enumerate(modules.items()) for path in found or [first]}
+        by_module = {path: index for index, found in enumerate(paths.values()) for path in found}
         points: dict[nn.Module, dict[tuple[str, str], int | None]] = {}
         for observer, wanted in self._points.items():
             points[observer] = {
@@ -120,13 +121,25 @@ class _Points:
         return Layers(layers, by_module, points)
 
 
+def _head(kernel: list[Node]) -> Node:
+    """Return the op that does a kernel's work: the first that has a weight, else the first."""
+    return next((node for node in kernel if any(is_constant(operand) for operand in node.all_input_nodes)), kernel[0])
+
+
 def _leaders(kernels: list[list[Node]]) -> dict[str, str]:
     """Return, by module path, that of the module it goes with: its own, or that of the kernels which take it in."""
     heads: dict[str, set[str]] = defaultdict(set)
     for kernel in kernels:
         for node in kernel:
-            heads[module_path(node)].add(module_path(kernel[0]))
+            heads[module_path(node)].add(module_path(_head(kernel)))
     return {path: next(iter(found)) if len(found) == 1 else path for path, found in heads.items()}
+
+
+def _outer(paths: list[str]) -> tuple[str, ...]:
+    """Return the paths that rules are set for: a rule for a module covers those inside it."""
+    return tuple(
+        path for path in paths if path and not any(path.startswith(f"{outer}.") for outer in paths if outer)
+    )
 
 
 def prepare_watched(model: GraphModule, quantizer: TableQuantizer) -> tuple[GraphModule, Layers]:

@@ -121,14 +121,14 @@ def sweep(
     sums: dict[tuple[tuple[int, ...], bool], float] = {}
     for index, batch in enumerate(batches):
         with torch.enable_grad():
-            outputs = [value for value in float_outputs(run_batch(model, batch, index)) if value.requires_grad]
+            every = float_outputs(run_batch(model, batch, index))
         found = [(key, error, leaf) for tap, key in taps.items() for error, leaf in tap.take()]
-        if not outputs:
-            continue
+        pairs = [pair for pair in zip(every, reference.weights, strict=True) if pair[0].requires_grad]
+        if not pairs:
+            raise UnsupportedError("the noise of layers is found by derivatives, but no float output has one by any")
+        outputs = [value for value, _weight in pairs]
         for _ in range(each):
-            vectors = [
-                _signs(value, generator) * weight for value, weight in zip(outputs, reference.weights, strict=True)
-            ]
+            vectors = [_signs(value, generator) * weight for value, weight in pairs]
             products = _products(outputs, vectors, found)
             for key, value in products.items():
                 sums[key] = sums.get(key, 0.0) + value * value / each
@@ -181,5 +181,5 @@ def _products(
     products: dict[tuple[tuple[int, ...], bool], float] = {}
     for (key, error, _leaf), gradient in zip(found, gradients, strict=True):
         if gradient is not None:
-            products[key] = products.get(key, 0.0) + float((gradient.double() * error.double()).sum())
+            products[key] = products.get(key, 0.0) + float((gradient * error).sum(dtype=torch.float64))
     return products
