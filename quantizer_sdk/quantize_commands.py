@@ -191,7 +191,7 @@ def _quantize(
         converted = convert_pt2e(prepared)
     with stage("measuring"):
         reference = Reference.of(opened.model, evaluation.batches)
-        measured = to_db(reference.noise(converted, evaluation.batches))
+        measured = to_db(reference.noise(reference.errors(converted, evaluation.batches)))
     explanation = explain(converted)
     if not explanation.ops:
         explanation = explain(prepared)

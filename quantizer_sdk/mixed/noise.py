@@ -1,18 +1,21 @@
 """How much noise each point of rounding adds to a model's outputs, for all points in one sweep.
 
-A small error e at one point changes the outputs by J·e, where J is their derivative there. For a vector v of random
-signs the mean of (v·J·e)² is |J·e|² (Hutchinson 1990), and one backward pass gives v·J for all points of the model. So
-a sweep costs one forward and some backward passes of the float model, whatever the number of layers; what it says is of
+A small error e at one point changes the outputs by J·e, where J is their derivative there. With the outputs' own error d
+the product d·J·e says how much of d this point makes, together with all others; for vectors v of random signs the mean
+of (v·J·e)² is |J·e|² (Hutchinson 1990), what it makes alone. One backward pass gives v·J for all points of the model. So
+a sweep costs one forward and some backward passes of the rounded model, whatever the number of layers; what it says is of
 first order: right where noise is small, and a good order to try things in where it is not.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule
@@ -31,29 +34,35 @@ from quantizer_sdk.passes.observer_qparams import granularity_of_observer
 
 __all__ = ["Source", "sweep"]
 
+_Key = tuple[tuple[int, ...], bool]
+"""The layers that want a point, and whether it is a constant."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """One or several points at which the same layers round.
 
     Attributes:
         owners: Indexes of the layers that want it, the one whose spec rules first: it is gone when none of them does.
-        weight: The noise that constants add to the outputs, as a share of these: noise over signal, of first order.
-        activation: The noise of all other tensors.
+        constant: Whether they are constants, such as weights.
+        aligned: d·J·e: its part of the noise in the outputs, as a share of the signal; negative where its error makes up
+            for that of others.
+        effect: v·J·e of each random vector, float64 [vectors], so scaled that the sum of its squares is the noise that
+            it makes alone. The vectors are the same in all sweeps over the same batches, so that those of several
+            sources add up.
     """
 
     owners: tuple[int, ...]
-    weight: float
-    activation: float
-
-    @property
-    def noise(self) -> float:
-        """Both."""
-        return self.weight + self.activation
+    constant: bool
+    aligned: float
+    effect: np.ndarray
 
 
 class _Tap(nn.Module):
-    """Stands where an observer watches: adds nothing, but says what rounding would add and how outputs follow it."""
+    """Stands where an observer watches: rounds as it wants, with a gradient as if it did not, and keeps the error.
+
+    What rounding does to a value depends on the errors that are in it already: so all points round.
+    """
 
     def __init__(self, observer: Any) -> None:
         super().__init__()
@@ -64,10 +73,11 @@ class _Tap(nn.Module):
     def forward(self, x: torch.Tensor, *, seen: bool = False) -> torch.Tensor:
         if seen:  # the error came with the values
             return x
-        self.errors.append(_error(self.__dict__["observer"], x.detach()))
+        error = _error(self.__dict__["observer"], x.detach())
         leaf = torch.zeros_like(x, requires_grad=True)
+        self.errors.append(error)
         self.leaves.append(leaf)
-        return x + leaf
+        return x + error + leaf
 
     def take(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         found = list(zip(self.errors, self.leaves, strict=True))
@@ -98,7 +108,13 @@ def _error(observer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def sweep(
-    prepared: GraphModule, layers: Layers, batches: Sequence[Any], reference: Reference, *, probes: int = 32
+    prepared: GraphModule,
+    layers: Layers,
+    batches: Sequence[Any],
+    reference: Reference,
+    errors: Sequence[Sequence[torch.Tensor]],
+    *,
+    probes: int = 32,
 ) -> tuple[Source, ...]:
     """Return the noise of all points, by the layers that want them.
 
@@ -107,39 +123,40 @@ def sweep(
         layers: Its layers.
         batches: The samples.
         reference: The float model's outputs for them.
+        errors: How far a quantized model's outputs are from these, for each batch.
         probes: At least how many random vectors to ask, over all batches; each costs one backward pass.
 
     Raises:
         UnsupportedError: An op of the model has no derivative.
     """
     model = copy_model(prepared, shared=is_observer)
-    taps: dict[_Tap, tuple[tuple[int, ...], bool]] = {}
+    taps: dict[_Tap, _Key] = {}
     for _path, graph in graphs_of(model):
         taps.update(_tap(graph, layers))
     each = max(1, math.ceil(probes / max(1, len(batches))))
     generator = torch.Generator().manual_seed(0)
-    sums: dict[tuple[tuple[int, ...], bool], float] = {}
-    for index, batch in enumerate(batches):
+    aligned: dict[_Key, float] = defaultdict(float)
+    effects: dict[_Key, np.ndarray] = defaultdict(lambda: np.zeros(each * len(batches)))
+    for index, (batch, error) in enumerate(zip(batches, errors, strict=True)):
         with torch.enable_grad():
             every = float_outputs(run_batch(model, batch, index))
         found = [(key, error, leaf) for tap, key in taps.items() for error, leaf in tap.take()]
-        pairs = [pair for pair in zip(every, reference.weights, strict=True) if pair[0].requires_grad]
-        if not pairs:
+        known = [it for it in zip(every, reference.weights, error, strict=True) if it[0].requires_grad]
+        if not known:
             raise UnsupportedError("the noise of layers is found by derivatives, but no float output has one by any")
-        outputs = [value for value, _weight in pairs]
-        for _ in range(each):
-            vectors = [_signs(value, generator) * weight for value, weight in pairs]
-            products = _products(outputs, vectors, found)
-            for key, value in products.items():
-                sums[key] = sums.get(key, 0.0) + value * value / each
-    owners = dict.fromkeys(key[0] for key in sums)
+        outputs = [value for value, _weight, _error in known]
+        for key, value in _products(outputs, [own * weight**2 for _value, weight, own in known], found).items():
+            aligned[key] += value
+        for probe in range(each):
+            vectors = [_signs(value, generator) * weight for value, weight, _error in known]
+            for key, value in _products(outputs, vectors, found).items():
+                effects[key][index * each + probe] += value / each**0.5
     return tuple(
-        Source(owners=each, weight=sums.get((each, True), 0.0), activation=sums.get((each, False), 0.0))
-        for each in owners
+        Source(owners=key[0], constant=key[1], aligned=aligned[key], effect=effect) for key, effect in effects.items()
     )
 
 
-def _tap(graph: GraphModule, layers: Layers) -> dict[_Tap, tuple[tuple[int, ...], bool]]:
+def _tap(graph: GraphModule, layers: Layers) -> dict[_Tap, _Key]:
     """Put taps in the place of a graph's observers; return whose they are and whether they watch constants."""
     taps = {}
     modules = dict(graph.named_modules())
@@ -167,8 +184,8 @@ def _signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def _products(
     outputs: Sequence[torch.Tensor],
     vectors: Sequence[torch.Tensor],
-    found: Sequence[tuple[tuple[tuple[int, ...], bool], torch.Tensor, torch.Tensor]],
-) -> dict[tuple[tuple[int, ...], bool], float]:
+    found: Sequence[tuple[_Key, torch.Tensor, torch.Tensor]],
+) -> dict[_Key, float]:
     """Return v·J·e, added up over the points of the same layers."""
     leaves = [leaf for _key, _error, leaf in found]
     try:
@@ -178,7 +195,7 @@ def _products(
         raise UnsupportedError(
             f"the noise of the layers is found by derivatives, but an op of the model has none: {reason}"
         ) from e
-    products: dict[tuple[tuple[int, ...], bool], float] = {}
+    products: dict[_Key, float] = {}
     for (key, error, _leaf), gradient in zip(found, gradients, strict=True):
         if gradient is not None:
             products[key] = products.get(key, 0.0) + float((gradient * error).sum(dtype=torch.float64))

@@ -56,12 +56,21 @@ class Reference:
         count = len(signals)
         return cls(outputs, tuple((1 / signal / count) ** 0.5 if signal > 0 else 0.0 for signal in signals))
 
-    def noise(self, model: GraphModule, batches: Sequence[Any]) -> float:
-        """Return the noise in another model's outputs over the signal, averaged over the outputs."""
-        total = 0.0
+    def errors(self, model: GraphModule, batches: Sequence[Any]) -> list[list[torch.Tensor]]:
+        """Return how far another model's outputs are from these, for each batch."""
         with torch.no_grad():
-            for index, (batch, expected) in enumerate(zip(batches, self.outputs, strict=True)):
-                found = float_outputs(run_batch(model, batch, index))
-                for weight, one, other in zip(self.weights, expected, found, strict=True):
-                    total += float((one.double() - other.double()).square().sum()) * weight * weight
-        return total
+            return [
+                [
+                    other - one
+                    for one, other in zip(expected, float_outputs(run_batch(model, batch, index)), strict=True)
+                ]
+                for index, (batch, expected) in enumerate(zip(batches, self.outputs, strict=True))
+            ]
+
+    def noise(self, errors: Sequence[Sequence[torch.Tensor]]) -> float:
+        """Return the noise in such errors over the signal, averaged over the outputs."""
+        return sum(
+            float(error.double().square().sum()) * weight * weight
+            for found in errors
+            for error, weight in zip(found, self.weights, strict=True)
+        )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.fx import GraphModule
 
 from quantizer_sdk.configuration.file import save_config
@@ -160,18 +162,18 @@ def mixed_precision(
     bench = Workbench.of(model, data, evaluation, budget.metric)
     tell("calibrating and measuring the quantized model")
     prepared, layers = bench.prepared(quantizer)
-    before = bench.figures(prepared)
+    before, errors = bench.measured(prepared)
     if budget.has_target and budget.reached(before):
         return MixedPrecision(
             quantizer=quantizer.copy(), rules=(), before=before, after=before, budget=budget, trials=1
         )
     tell("estimating what each layer costs")
-    sweeps: dict[str, tuple[Source, ...]] = {"": bench.sources(prepared, layers, probes)}
+    sweeps: dict[str, tuple[Source, ...]] = {"": bench.sources(prepared, layers, errors, probes)}
     available: dict[str, frozenset[int]] = {}
     configs = _configs(quantizer, layers)
     for name, chosen in configs.items():
         tell(f"estimating with {name}")
-        found = _sweep(bench, quantizer, layers, chosen, probes)
+        found = _sweep(bench, with_rules(quantizer, layers, chosen), layers, chosen, errors, probes)
         if found is not None:
             sweeps[name], available[name] = found
     search = _Search(bench, quantizer, layers, configs, Estimate(sweeps, layers, available), before, budget, tell)
@@ -207,11 +209,12 @@ def _sweep(
     quantizer: TableQuantizer,
     layers: Layers,
     chosen: Mapping[int, QuantizationConfig],
+    errors: Sequence[Sequence[torch.Tensor]],
     probes: int,
 ) -> tuple[tuple[Source, ...], frozenset[int]] | None:
     """Return the noise with a config for all layers, and which of them rows claim with it; None where none is."""
     try:
-        prepared, found = bench.prepared(with_rules(quantizer, layers, chosen))
+        prepared, found = bench.prepared(quantizer)
     except NothingAnnotatedError:
         return None
     same = {
@@ -221,12 +224,8 @@ def _sweep(
     if not available:
         return None
     sources = (
-        Source(
-            owners=tuple(same[owner] for owner in source.owners if owner in same),
-            weight=source.weight,
-            activation=source.activation,
-        )
-        for source in bench.sources(prepared, found, probes)
+        dataclasses.replace(source, owners=tuple(same[owner] for owner in source.owners if owner in same))
+        for source in bench.sources(prepared, found, errors, probes)
     )
     return tuple(sources), available
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch.fx import GraphModule
 
 from quantizer_sdk.errors import NothingAnnotatedError
@@ -21,6 +22,8 @@ from quantizer_sdk.table_quantizer import TableQuantizer
 
 __all__ = ["LayerSensitivity", "Sensitivity", "sensitivity"]
 
+_LEAST_LEFT = 1e-4  # of the noise: first order may promise to remove more than there is
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSensitivity:
@@ -30,7 +33,8 @@ class LayerSensitivity:
         name: The path of its module; "" for ops outside all submodules, which no module name tells apart.
         modules: The paths of all its modules.
         ops: The names of its ops in the graph.
-        share: Its part of all noise in the outputs, 0 to 1, of first order; what several layers want is shared equally.
+        share: Its part of all noise in the outputs, of first order; what several layers want is shared equally. All of
+            them add up to about 1; one below 0 makes up for the errors of others.
         weight_share: That part of it which rounding constants makes.
         estimated_gain: By how many dB the outputs get better where it alone is left float, of first order. A tensor
             that its neighbour wants rounded as well stays so.
@@ -126,10 +130,10 @@ def sensitivity(
     bench = Workbench.of(model, data, evaluation)
     tell("calibrating and measuring the quantized model")
     prepared, layers = bench.prepared(quantizer)
-    figures = bench.figures(prepared)
+    figures, errors = bench.measured(prepared)
     tell("estimating what each layer costs")
-    sources = bench.sources(prepared, layers, probes)
-    total = sum(source.noise for source in sources)
+    sources = bench.sources(prepared, layers, errors, probes)
+    total = bench.reference.noise(errors)
     found = [_estimated(index, layer, sources, total) for index, layer in enumerate(layers.layers)]
     order = sorted(range(len(found)), key=lambda index: (-found[index].estimated_gain, -found[index].share))
     for index in [index for index in order if found[index].modules][:measure]:
@@ -140,18 +144,24 @@ def sensitivity(
             after = math.inf
         gain = after - figures.sqnr if after != figures.sqnr else 0.0  # both may be infinite
         found[index] = dataclasses.replace(found[index], measured_gain=gain)
-    return Sensitivity(layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(total))
+    together = sum((source.effect for source in sources), np.zeros(1))
+    return Sensitivity(
+        layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(float(np.square(together).sum()))
+    )
 
 
 def _estimated(index: int, layer: Layer, sources: Sequence[Source], total: float) -> LayerSensitivity:
     own = [source for source in sources if index in source.owners]
-    alone = sum(source.noise for source in own if len(source.owners) == 1)
-    gain = 0.0 if total <= 0 else math.inf if alone >= total else -10 * math.log10(1 - alone / total)
+    alone = [source for source in own if len(source.owners) == 1]
+    effect = sum((source.effect for source in alone), np.zeros(1))
+    removed = 2 * sum(source.aligned for source in alone) - float(np.square(effect).sum())
+    left = max(1 - removed / total, _LEAST_LEFT) if total > 0 else 1.0
+    shares = [(source.aligned / len(source.owners) / total if total > 0 else 0.0, source.constant) for source in own]
     return LayerSensitivity(
         name=layer.name,
         modules=layer.modules,
         ops=layer.ops,
-        share=sum(source.noise / len(source.owners) for source in own) / total if total else 0.0,
-        weight_share=sum(source.weight / len(source.owners) for source in own) / total if total else 0.0,
-        estimated_gain=gain,
+        share=sum(share for share, _constant in shares),
+        weight_share=sum(share for share, constant in shares if constant),
+        estimated_gain=-10 * math.log10(left),
     )

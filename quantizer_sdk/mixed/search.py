@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from quantizer_sdk.mixed.layers import Layers
 from quantizer_sdk.mixed.noise import Source
@@ -47,15 +49,26 @@ class Estimate:
         self._joint = {frozenset(source.owners) for source in sweeps[_OWN] if 1 < len(source.owners) <= _TOGETHER}
 
     def gain(self, choice: Mapping[int, str], move: Move) -> float:
-        """Return the noise that a change takes away, as a share of the signal."""
-        after = {**choice, **dict.fromkeys(move.layers, move.choice)}
-        touched = {
-            (id(source), name): (name, source) for layer in move.layers for name, source in self._touching[layer]
-        }
-        return sum(
-            source.noise * (_is_there(name, source, choice) - _is_there(name, source, after))
-            for name, source in touched.values()
-        )
+        """Return the noise that a change takes away, as a share of the signal.
+
+        The outputs' error d becomes d - D, D being the effects that went less those that came: |d - D|² - |d|² is
+        |D|² - 2·d·D.
+        """
+        _aligned, effect = self._gone({}, choice, choice)
+        more, further = self._gone(choice, {**choice, **dict.fromkeys(move.layers, move.choice)}, move.layers)
+        return 2 * more - float(np.square(effect + further).sum() - np.square(effect).sum())
+
+    def _gone(
+        self, before: Mapping[int, str], after: Mapping[int, str], layers: Iterable[int]
+    ) -> tuple[float, np.ndarray]:
+        """Return d·D and the effects D of what goes less what comes where these layers change."""
+        touched = {id(source): (name, source) for layer in layers for name, source in self._touching[layer]}
+        aligned, effect = 0.0, np.zeros(1)
+        for name, source in touched.values():
+            sign = _is_there(name, source, before) - _is_there(name, source, after)
+            if sign:
+                aligned, effect = aligned + sign * source.aligned, effect + sign * source.effect
+        return aligned, effect
 
     def moves(self, choice: Mapping[int, str], float_left: int | None) -> list[tuple[Move, float]]:
         """Return changes that take noise away, with how much, the best for its cost first.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import GraphModule
 
 from quantizer_sdk.calibration import calibrate
@@ -63,16 +64,19 @@ class Workbench:
         calibrate(prepared, self.batches)
         return prepared, layers
 
-    def sources(self, prepared: GraphModule, layers: Layers, probes: int) -> tuple[Source, ...]:
-        """Return the noise of each point of a calibrated model."""
-        return sweep(prepared, layers, self.evaluation, self.reference, probes=probes)
+    def sources(
+        self, prepared: GraphModule, layers: Layers, errors: Sequence[Sequence[torch.Tensor]], probes: int
+    ) -> tuple[Source, ...]:
+        """Return the noise of each point of a calibrated model, and its part in these errors of outputs."""
+        return sweep(prepared, layers, self.evaluation, self.reference, errors, probes=probes)
 
-    def figures(self, prepared: GraphModule) -> Figures:
-        """Convert a calibrated model and measure it."""
+    def measured(self, prepared: GraphModule) -> tuple[Figures, list[list[torch.Tensor]]]:
+        """Convert a calibrated model and measure it; return the errors of its outputs as well."""
         converted = convert_pt2e(prepared)
-        sqnr = to_db(self.reference.noise(converted, self.evaluation))
-        return Figures(sqnr, None if self.metric is None else float(self.metric(converted)))
+        errors = self.reference.errors(converted, self.evaluation)
+        accuracy = None if self.metric is None else float(self.metric(converted))
+        return Figures(to_db(self.reference.noise(errors)), accuracy), errors
 
     def trial(self, quantizer: TableQuantizer) -> Figures:
         """Make a quantized model from the start and measure it."""
-        return self.figures(self.prepared(quantizer)[0])
+        return self.measured(self.prepared(quantizer)[0])[0]

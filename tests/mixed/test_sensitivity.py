@@ -47,7 +47,7 @@ def test_measured_gains_are_those_of_models_made_by_hand():
         quantizer = Table().set_global(config).set_module_name(name, None)
         assert by_name[name].measured_gain == pytest.approx(measured(model, quantizer, data) - found.sqnr, abs=1e-4)
     assert all(layer.measured_gain is not None for layer in found.layers)
-    assert sum(layer.share for layer in found.layers) == pytest.approx(1)
+    assert sum(layer.share for layer in found.layers) == pytest.approx(1, abs=0.1)  # of first order
     assert abs(found.sqnr - found.estimated_sqnr) < 3  # first order, and layers' noises are not quite independent
 
 
@@ -115,4 +115,4 @@ def test_noise_is_averaged_over_outputs():
             y = model(x)
             return {"large": y["large"], "small": y["small"] * 1.1, "classes": y["classes"]}
 
-    assert to_db(reference.noise(Off(), data)) == pytest.approx(20 + 3.0103, abs=1e-3)
+    assert to_db(reference.noise(reference.errors(Off(), data))) == pytest.approx(20 + 3.0103, abs=1e-3)
