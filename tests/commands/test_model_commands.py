@@ -85,7 +85,7 @@ def test_to_onnx_with_a_folder_of_images(folder):
     assert content["program"]["totals"]["float"] == 0
     from quantizer_sdk.backends.x86 import run_onnx
 
-    (logits,) = run_onnx(folder / "cnn.int8.onnx", (torch.zeros(2, 3, 12, 12),))
+    (logits,) = run_onnx(folder / "cnn.int8.onnx", torch.zeros(2, 3, 12, 12))
     assert logits.shape == (2, 5)
 
 
@@ -175,7 +175,7 @@ def test_wrong_files_are_told_in_one_line(folder, monkeypatch, arguments, words)
         (("cnn.pt2", "-d", "cnn.npz", "-o", "no/such/folder.pte"), "there is no folder"),
         (("cnn.pt2", "-d", "cnn.npz", "--report", "."), "is a folder"),
         (("cnn.pt2", "-d", "images", "--mean", "a"), "expected numbers"),
-        (("cnn.pt2", "-d", "cnn.npz", "--max-float-layers", "-1"), "x>=0"),
+        (("cnn.pt2", "-d", "cnn.npz", "--max-float-layers", "-1"), "--max-float-layers"),
     ],
 )
 def test_wrong_arguments_show_how_it_is_called(folder, monkeypatch, arguments, words):
