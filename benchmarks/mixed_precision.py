@@ -57,8 +57,10 @@ def _judge(entry: Entry, name: str, measure: int, gain: float, float_layers: int
     measured = [layer for layer in found.layers if layer.measured_gain is not None]
     pairs = [[layer.estimated_gain for layer in measured], [layer.gain for layer in measured]]
     rho = float(torch.corrcoef(torch.stack([_ranks(values) for values in pairs]))[0, 1])
-    print(f"{entry.name}, {name}: {len(found.layers)} layers; {found.sqnr:.2f} dB measured, "
-          f"{found.estimated_sqnr:.2f} dB of first order; rank correlation of {len(measured)} gains: {rho:.2f}")
+    print(
+        f"{entry.name}, {name}: {len(found.layers)} layers; {found.sqnr:.2f} dB measured, "
+        f"{found.estimated_sqnr:.2f} dB of first order; rank correlation of {len(measured)} gains: {rho:.2f}"
+    )
     for layer in found.ranked()[:8]:
         print(f"    {layer.gain:+.2f} dB ({layer.estimated_gain:+.2f} estimated) {layer.name}")
     bench = Workbench.of(model, data, evaluation)

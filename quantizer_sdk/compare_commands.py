@@ -62,8 +62,10 @@ def compare(
         typer.echo(comparison.to_json() if as_json else str(comparison))
 
 
-def run_compare(float_model: GraphModule, quantized: GraphModule, batches: Sequence[Any]) -> Any:
+def run_compare(
+    float_model: GraphModule, quantized: GraphModule, batches: Sequence[Any], *, histograms: bool = False
+) -> Any:
     """Compare two models; see `quantizer_sdk.compare`."""
     from quantizer_sdk import compare as compare_models
 
-    return compare_models(float_model, quantized, batches)
+    return compare_models(float_model, quantized, batches, histograms=histograms)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,9 +187,9 @@ def _quantize(
         with stage("finding rules") as tell:
             mixed = _find_rules(model, quantizer, samples, evaluation, sqnr, max_float_layers, tell)
         quantizer = mixed.quantizer
-    with stage(f"calibrating with {len(samples.batches)} batches of {samples.batch_size}"):
+    with stage(f"calibrating with {len(samples.batches)} batches of {samples.batch_size}") as tell:
         prepared = prepare_pt2e(model, quantizer)
-        calibrate(prepared, samples.batches)
+        calibrate(prepared, samples.batches, progress=functools.partial(_counted, tell))
         converted = convert_pt2e(prepared)
     with stage("measuring"):
         reference = Reference.of(opened.model, evaluation.batches)
@@ -211,6 +213,12 @@ def _quantize(
     )
 
 
+def _counted(tell: Callable[[str], None], batches: Iterable[Any]) -> Iterator[Any]:
+    for number, batch in enumerate(batches):
+        tell(f"{number} done")
+        yield batch
+
+
 def _find_rules(
     model: GraphModule,
     quantizer: Any,
@@ -218,7 +226,7 @@ def _find_rules(
     evaluation: Samples,
     sqnr: float | None,
     max_float_layers: int | None,
-    tell: Any,
+    tell: Callable[[str], None],
 ) -> MixedPrecision:
     from quantizer_sdk import Budget, BudgetError, mixed_precision
 
@@ -248,7 +256,7 @@ def _write_report(path: Path, result: _Result) -> None:
     writer.write_report(
         path,
         explanation=result.explanation,
-        comparison=run_compare(result.float_model, result.converted, batches),
+        comparison=run_compare(result.float_model, result.converted, batches, histograms=True),
         advice=advice,
         float_model=result.float_model,
         quantized=result.converted,

@@ -51,7 +51,9 @@ def test_it_comes_back(tmp_path, call):
     found = loaded.module()(*args, **kwargs)
     assert torch.equal(found["logits"], converted(IDS, MASK)["logits"])
     assert found.keys() == expected.keys()
-    ops = [[node.name for node in graph.nodes if "aten" in str(node.target)] for graph in (converted.graph, loaded.graph)]
+    ops = [
+        [node.name for node in graph.nodes if "aten" in str(node.target)] for graph in (converted.graph, loaded.graph)
+    ]
     assert set(ops[0]) <= set(ops[1])  # a dynamic one asks for sizes besides
     if shapes is not None:
         ids, mask = IDS[:2], MASK[:2]

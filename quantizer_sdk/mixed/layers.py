@@ -109,7 +109,9 @@ class _Points:
                 ops[first].append(node)
         config_of = self._quantizer._effective_rules().config_of  # what the rules give; the table of the same package
         layers = tuple(
-            Layer(modules=_outer(found), ops=tuple(node.name for node in ops[first]), config=config_of(ops[first][0])[0])
+            Layer(
+                modules=_outer(found), ops=tuple(node.name for node in ops[first]), config=config_of(ops[first][0])[0]
+            )
             for first, found in paths.items()
         )
         by_module = {path: index for index, found in enumerate(paths.values()) for path in found}
@@ -137,9 +139,7 @@ def _leaders(kernels: list[list[Node]]) -> dict[str, str]:
 
 def _outer(paths: list[str]) -> tuple[str, ...]:
     """Return the paths that rules are set for: a rule for a module covers those inside it."""
-    return tuple(
-        path for path in paths if path and not any(path.startswith(f"{outer}.") for outer in paths if outer)
-    )
+    return tuple(path for path in paths if path and not any(path.startswith(f"{outer}.") for outer in paths if outer))
 
 
 def prepare_watched(model: GraphModule, quantizer: TableQuantizer) -> tuple[GraphModule, Layers]:

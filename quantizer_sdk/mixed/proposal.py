@@ -25,7 +25,8 @@ from quantizer_sdk.table_quantizer import TableQuantizer
 
 __all__ = ["MixedPrecision", "MixedRule", "mixed_precision"]
 
-_LEAST_GAIN = 0.02  # dB that a rule must be worth, measured
+_LEAST_GAIN = 0.02  # dB that a rule must be worth, estimated and measured
+_DOUBT = 0.02  # of the noise: estimates are believed in until so much was promised and not kept
 
 _Tell = Callable[[str], None]
 
@@ -190,6 +191,11 @@ def mixed_precision(
     return result
 
 
+def _share(sqnr: float) -> float:
+    """Return noise as a share of the signal."""
+    return float(10 ** (-sqnr / 10))
+
+
 def _configs(quantizer: TableQuantizer, layers: Layers) -> dict[str, dict[int, QuantizationConfig]]:
     """Return the configs that layers may get instead of their own: by name, and by layer."""
     known: dict[QuantizationConfig, dict[str, QuantizationConfig]] = {}
@@ -257,6 +263,7 @@ class _Search:
         self._best: TableQuantizer = quantizer.copy()
         self._rules: list[MixedRule] = []
         self._trials = 1
+        self._record: dict[str, tuple[float, float]] = {}
 
     def run(self, max_trials: int) -> None:
         """Go on until the budget's figures are reached, nothing is left to try, or trials are used up."""
@@ -266,11 +273,22 @@ class _Search:
                 return
             most = self._budget.max_float_layers
             left = None if most is None else most - sum(choice == FLOAT for choice in self._choice.values())
-            moves = [move for move, _gain in self._estimate.moves(self._choice, left) if move not in refused]
-            if not moves:
+            least = _share(self._after.sqnr) * (1 - 10 ** (-_LEAST_GAIN / 10))
+            moves = self._estimate.moves(self._choice, float_left=left, least=least, trust=self._trust)
+            move, gain = next(((move, gain) for move, gain in moves if move not in refused), (None, 0.0))
+            if move is None:
                 return
-            if not self._try(moves[0]):
-                refused.add(moves[0])
+            before = self._after
+            if not self._try(move):
+                refused.add(move)
+            promised, held = self._record.get(move.choice, (0.0, 0.0))
+            self._record[move.choice] = (promised + gain, held + _share(before.sqnr) - _share(self._after.sqnr))
+
+    def _trust(self, choice: str) -> float:
+        """Return how much of what estimates promised for such a choice was kept so far."""
+        promised, held = self._record.get(choice, (0.0, 0.0))
+        start = _DOUBT * _share(self._before.sqnr)
+        return (start + max(held, 0.0)) / (start + promised)
 
     def _try(self, move: Move) -> bool:
         choice = {**self._choice, **dict.fromkeys(move.layers, move.choice)}

@@ -145,9 +145,7 @@ def sensitivity(
         gain = after - figures.sqnr if after != figures.sqnr else 0.0  # both may be infinite
         found[index] = dataclasses.replace(found[index], measured_gain=gain)
     together = sum((source.effect for source in sources), np.zeros(1))
-    return Sensitivity(
-        layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(float(np.square(together).sum()))
-    )
+    return Sensitivity(layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(float(np.square(together).sum())))
 
 
 def _estimated(index: int, layer: Layer, sources: Sequence[Source], total: float) -> LayerSensitivity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,12 +70,16 @@ class Estimate:
                 aligned, effect = aligned + sign * source.aligned, effect + sign * source.effect
         return aligned, effect
 
-    def moves(self, choice: Mapping[int, str], float_left: int | None) -> list[tuple[Move, float]]:
+    def moves(
+        self, choice: Mapping[int, str], *, float_left: int | None, least: float, trust: Callable[[str], float]
+    ) -> list[tuple[Move, float]]:
         """Return changes that take noise away, with how much, the best for its cost first.
 
         Args:
             choice: What layers have that were changed already.
             float_left: How many more layers may be left float; None for any number.
+            least: How much they must take away, as a share of the signal.
+            trust: Returns how much of an estimate for such a choice to believe.
         """
         rated = []
         for move in self._possible(choice):
@@ -83,9 +87,9 @@ class Estimate:
             if move.choice == FLOAT and float_left is not None and len(new) > float_left:
                 continue
             gain = self.gain(choice, move)
-            if gain > 0:
+            if gain >= least:
                 cost = (_FLOAT_COST if move.choice == FLOAT else _OTHER_COST) * len(new)
-                rated.append((gain / cost, move, gain))
+                rated.append((gain / cost * trust(move.choice), move, gain))
         rated.sort(key=lambda item: -item[0])
         return [(move, gain) for _rate, move, gain in rated]
 
@@ -95,7 +99,7 @@ class Estimate:
                 continue
             yield Move((index,), FLOAT)
             for name, where in self._available.items():
-                if index in where and choice.get(index, _OWN) == _OWN:
+                if index in where and choice.get(index) != name:
                     yield Move((index,), name)
         for layers in self._joint:
             left = sorted(layer for layer in layers if choice.get(layer) != FLOAT)

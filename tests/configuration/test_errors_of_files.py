@@ -51,7 +51,7 @@ BAD = [
     (("rule",), {}, "rule is not known; accepted here are format, version, quantizer, rules, configs"),
     (("rules", "global"), "yours", "rules.global is 'yours'; accepted are float, mine"),
     (("rules", "modules"), [], "rules.modules is []; expected a table"),
-    (("rules", "modules", "a.b"), "yours", 'rules.modules."a.b" is \'yours\'; accepted are float, mine'),
+    (("rules", "modules", "a.b"), "yours", "rules.modules.\"a.b\" is 'yours'; accepted are float, mine"),
     (("rules", "operators"), {"aten.lineal.default": "mine"}, "names no op; expected one of torch.ops"),
     (("configs", "float"), {}, "configs.float is the name of no config"),
     (("configs", "mine", "activation"), {}, "configs.mine.activation is not known"),

@@ -53,13 +53,9 @@ arguments = st.fixed_dictionaries(
 observers = st.one_of(
     st.none(),
     st.sampled_from([MinMaxObserver, HistogramObserver]),
-    st.builds(
-        lambda kind, told: kind.with_args(**told), st.sampled_from([MinMaxObserver, MSEObserver]), arguments
-    ),
+    st.builds(lambda kind, told: kind.with_args(**told), st.sampled_from([MinMaxObserver, MSEObserver]), arguments),
     st.builds(lambda percentile: PercentileObserver.with_args(percentile=percentile), st.floats(51, 100)),
-    st.builds(
-        lambda told: FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, **told), arguments
-    ),
+    st.builds(lambda told: FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, **told), arguments),
     st.just(FakeQuantize.with_args(observer=FixedQParamsObserver.with_args(scale=0.5, zero_point=3))),
 )
 ranges = st.one_of(st.just((None, None)), st.tuples(st.integers(-128, -1), st.integers(0, 127)))

@@ -92,7 +92,9 @@ def test_parts_of_the_error_add_up_to_it():
     reference = Reference.of(model, data)
     errors = reference.errors(convert_pt2e(prepared), data)
     noise = reference.noise(errors)
-    assert sum(source.aligned for source in sources) == pytest.approx(noise, rel=0.02)  # products of errors are left out
+    assert sum(source.aligned for source in sources) == pytest.approx(
+        noise, rel=0.02
+    )  # products of errors are left out
     together = sum(source.effect for source in sources)
     assert float((together**2).sum()) == pytest.approx(noise, rel=0.04)  # one output, so that signs do not matter
 
