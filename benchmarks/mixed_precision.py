@@ -8,7 +8,6 @@ over some layers, the cost of the sweep over one float forward of the same sampl
 
 from __future__ import annotations
 
-
 import time
 from typing import Annotated
 

@@ -1,10 +1,10 @@
 """How much noise each point of rounding adds to a model's outputs, for all points in one sweep.
 
-A small error e at one point changes the outputs by J·e, where J is their derivative there. With the outputs' own error d
-the product d·J·e says how much of d this point makes, together with all others; for vectors v of random signs the mean
-of (v·J·e)² is |J·e|² (Hutchinson 1990), what it makes alone. One backward pass gives v·J for all points of the model. So
-a sweep costs one forward and some backward passes of the rounded model, whatever the number of layers; what it says is of
-first order: right where noise is small, and a good order to try things in where it is not.
+A small error e at one point changes the outputs by J·e, where J is their derivative there. With the outputs' own error
+d the product d·J·e says how much of d this point makes, together with all others; for vectors v of random signs the
+mean of (v·J·e)² is |J·e|² (Hutchinson 1990), what it makes alone. One backward pass gives v·J for all points of the
+model. So a sweep costs one forward and some backward passes of the rounded model, whatever the number of layers; what
+it says is of first order: right where noise is small, and a good order to try things in where it is not.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Source:
     Attributes:
         owners: Indexes of the layers that want it, the one whose spec rules first: it is gone when none of them does.
         constant: Whether they are constants, such as weights.
-        aligned: d·J·e: its part of the noise in the outputs, as a share of the signal; negative where its error makes up
-            for that of others.
+        aligned: d·J·e: its part of the noise in the outputs, as a share of the signal; negative where its error makes
+            up for that of others.
         effect: v·J·e of each random vector, float64 [vectors], so scaled that the sum of its squares is the noise that
             it makes alone. The vectors are the same in all sweeps over the same batches, so that those of several
             sources add up.

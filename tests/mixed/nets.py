@@ -7,14 +7,19 @@ from torch import nn
 from quantizer_sdk import QuantizationConfig, Row, TableQuantizer
 
 
+def eight_bits(match):
+    dtype = match.config.input_activation.dtype
+    return None if dtype is torch.int8 else f"activations of {dtype}; the kernel takes int8"
+
+
 class Table(TableQuantizer):
     """A made-up backend that takes any activations that are 8 bits wide."""
 
     rows = (
-        Row("conv_relu", (CONV, RELU), checks=(lambda match: _eight_bits(match),)),
-        Row("conv", (CONV,), checks=(lambda match: _eight_bits(match),)),
-        Row("linear", (LINEAR,), checks=(lambda match: _eight_bits(match),)),
-        Row("add", (ADD,), checks=(lambda match: _eight_bits(match),)),
+        Row("conv_relu", (CONV, RELU), checks=(eight_bits,)),
+        Row("conv", (CONV,), checks=(eight_bits,)),
+        Row("linear", (LINEAR,), checks=(eight_bits,)),
+        Row("add", (ADD,), checks=(eight_bits,)),
     )
 
     def default_config(self):
@@ -25,11 +30,6 @@ class Wide(Table):
     """One whose linear layers take 16 bits too."""
 
     rows = (Row("linear", (LINEAR,)), *Table.rows)
-
-
-def _eight_bits(match):
-    dtype = match.config.input_activation.dtype
-    return None if dtype is torch.int8 else f"activations of {dtype}; the kernel takes int8"
 
 
 PER_TENSOR = QuantizationConfig(INT8, INT8, type(WEIGHT8)(torch.int8, None, -127, 127, torch.per_tensor_symmetric))

@@ -150,7 +150,7 @@ def test_control_flow_is_entered():
             self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
 
         def forward(self, x):
-            return torch.cond(x.sum() > 0, lambda x: self.one(x), lambda x: self.two(x) * 2, (x,))
+            return torch.cond(x.sum() > 0, self.one, lambda x: self.two(x) * 2, (x,))
 
     torch.manual_seed(0)
     data = [torch.randn(2, 4) + shift for shift in (1, -1, 1, -1)]
