@@ -23,6 +23,7 @@ from quantizer_sdk.table_quantizer import TableQuantizer
 __all__ = ["mixed_precision"]
 
 _LEAST_GAIN = 0.02  # dB that a rule must be worth, estimated and measured
+_SEEN_GAIN = 0.25  # dB: less is chance on few samples, so that changes which promise less are tried together
 _DOUBT = 0.02  # of the noise: estimates are believed in until so much was promised and not kept
 
 _Tell = Callable[[str], None]
@@ -43,8 +44,9 @@ def mixed_precision(
 
     What a layer may get is asked of the quantizer: its `alternatives`, as far as its rows claim the layer with them.
     One sweep for each of these configs estimates the noise of all layers at once (see `sensitivity`). Changes are then
-    made one by one, the best for its cost first, and each is measured on a model that is really prepared, calibrated
-    and converted; one that gains less than 0.02 dB is dropped. The figures of the proposal are those of its own model.
+    made one by one, the best for its cost first; several at once where each promises too little to be told from chance.
+    Each is measured on a model that is really prepared, calibrated and converted; what gains less than 0.02 dB is
+    dropped. The figures of the proposal are those of its own model.
 
     The cost: for each config a calibration and `probes` backward passes, then at most `max_trials` times a calibration,
     a conversion and a run over the evaluation data.
@@ -171,6 +173,7 @@ class _Search:
         self._best: TableQuantizer = quantizer.copy()
         self._rules: list[MixedRule] = []
         self._trials = 1
+        self._together: dict[str, int] = {}  # how many layers may get a choice at once, where more were refused
         self._record: dict[str, tuple[float, float]] = {}
 
     def run(self, max_trials: int) -> None:
@@ -181,16 +184,37 @@ class _Search:
                 return
             most = self._budget.max_float_layers
             left = None if most is None else most - sum(choice == FLOAT for choice in self._choice.values())
-            least = _share(self._after.sqnr) * (1 - 10 ** (-_LEAST_GAIN / 10))
-            moves = self._estimate.moves(self._choice, float_left=left, least=least, trust=self._trust)
-            move, gain = next(((move, gain) for move, gain in moves if move not in refused), (None, 0.0))
+            move, gain = self._next(left, refused)
             if move is None:
                 return
             before = self._after
             if not self._try(move):
+                self._together[move.choice] = max(len(move.layers) // 2, 1)
                 refused.add(move)
             promised, held = self._record.get(move.choice, (0.0, 0.0))
             self._record[move.choice] = (promised + gain, held + _share(before.sqnr) - _share(self._after.sqnr))
+
+    def _next(self, float_left: int | None, refused: set[Move]) -> tuple[Move | None, float]:
+        """Return the best change, and what it promises: one, or several of a kind where each is too little to see."""
+        noise = _share(self._after.sqnr)
+        least, seen = (noise * (1 - 10 ** (-gain / 10)) for gain in (_LEAST_GAIN, _SEEN_GAIN))
+        rated = self._estimate.moves(self._choice, float_left=float_left, least=least, trust=self._trust)
+        rated = [(move, gain) for move, gain in rated if move not in refused]
+        if not rated:
+            return None, 0.0
+        (first, total), *rest = rated
+        layers = first.layers
+        for move, gain in rest:
+            joined = (*layers, *move.layers)
+            most = self._together.get(first.choice, len(joined))
+            if first.choice == FLOAT and float_left is not None:
+                most = min(most, float_left)
+            if total >= seen or len(joined) > most:
+                break
+            if move.choice == first.choice and not set(move.layers) & set(layers):
+                layers, total = joined, total + gain
+        group = Move(tuple(sorted(layers)), first.choice)
+        return (first, rated[0][1]) if group in refused else (group, total)
 
     def _trust(self, choice: str) -> float:
         """Return how much of what estimates promised for such a choice was kept so far."""
@@ -210,8 +234,8 @@ class _Search:
             return False
         self._trials += 1
         gain = figures.sqnr - self._after.sqnr
-        better = (figures.accuracy or 0.0) > (self._after.accuracy or 0.0)
-        kept = gain >= _LEAST_GAIN or better
+        one, other = figures.accuracy, self._after.accuracy
+        kept = gain >= _LEAST_GAIN or (one is not None and other is not None and one > other)
         words = f"{', '.join(modules)}: {move.choice}: {figures} ({gain:+.2f} dB){'' if kept else ', dropped'}"
         self._tell(words)
         if not kept:
