@@ -52,11 +52,14 @@ class Layers:
         by_module: The index of each one, by the paths of its modules; "" for the ops outside.
         points: For each observer the layers whose ops want it at a point, by the point's (producer, user), where "" is
             for an output; the one whose spec rules first.
+        clusters: Layers whose kernels take in ops of one module, as two convolutions with one relu: where only one of
+            them is float, that module's op behind it is a kernel of its own, which rounds once more.
     """
 
     layers: tuple[Layer, ...]
     by_module: dict[str, int]
     points: dict[nn.Module, dict[tuple[str, str], int | None]]
+    clusters: tuple[frozenset[int], ...]
 
     def owners(self, observer: nn.Module, producer: str, users: Iterable[str]) -> tuple[int, ...]:
         """Return the layers that want what an observer watches here; of all its points where ops only move codes."""
@@ -96,7 +99,8 @@ class _Points:
                 decision = decision_of(node)
                 if decision.row is not None and not decision.shares:
                     kernels.setdefault(f"{number}/{decision.fused_into or node.name}", []).append(node)
-        leader = _leaders(list(kernels.values()))
+        heads = _heads(list(kernels.values()))
+        leader = {path: next(iter(found)) if len(found) == 1 else path for path, found in heads.items()}
         paths: dict[str, list[str]] = {}
         ops: dict[str, list[Node]] = defaultdict(list)
         for kernel in kernels.values():
@@ -120,7 +124,8 @@ class _Points:
             points[observer] = {
                 key: None if decision_of(node).shares else by_module.get(module_path(node)) for node, key in wanted
             }
-        return Layers(layers, by_module, points)
+        shared = (frozenset(by_module[it] for it in (path, *found)) for path, found in heads.items() if len(found) > 1)
+        return Layers(layers, by_module, points, tuple(shared))
 
 
 def _head(kernel: list[Node]) -> Node:
@@ -128,13 +133,13 @@ def _head(kernel: list[Node]) -> Node:
     return next((node for node in kernel if any(is_constant(operand) for operand in node.all_input_nodes)), kernel[0])
 
 
-def _leaders(kernels: list[list[Node]]) -> dict[str, str]:
-    """Return, by module path, that of the module it goes with: its own, or that of the kernels which take it in."""
+def _heads(kernels: list[list[Node]]) -> dict[str, set[str]]:
+    """Return, by module path, the paths of the modules whose kernels its ops are in."""
     heads: dict[str, set[str]] = defaultdict(set)
     for kernel in kernels:
         for node in kernel:
             heads[module_path(node)].add(module_path(_head(kernel)))
-    return {path: next(iter(found)) if len(found) == 1 else path for path, found in heads.items()}
+    return heads
 
 
 def _outer(paths: list[str]) -> tuple[str, ...]:

@@ -46,7 +46,11 @@ class Estimate:
                     self._touching[owner].append((name, source))
         self._changeable = frozenset(index for index, layer in enumerate(layers.layers) if layer.modules)
         self._available = available
-        self._joint = {frozenset(source.owners) for source in sweeps[_OWN] if 1 < len(source.owners) <= _TOGETHER}
+        clusters = {cluster for cluster in layers.clusters if 1 < len(cluster) <= _TOGETHER}
+        self._joint = clusters | {
+            frozenset(source.owners) for source in sweeps[_OWN] if 1 < len(source.owners) <= _TOGETHER
+        }
+        self._never_alone = frozenset(layer for cluster in clusters for layer in cluster)
 
     def gain(self, choice: Mapping[int, str], move: Move) -> float:
         """Return the noise that a change takes away, as a share of the signal.
@@ -97,7 +101,8 @@ class Estimate:
         for index in sorted(self._changeable):
             if choice.get(index, _OWN) == FLOAT:
                 continue
-            yield Move((index,), FLOAT)
+            if index not in self._never_alone:
+                yield Move((index,), FLOAT)
             for name, where in self._available.items():
                 if index in where and choice.get(index) != name:
                     yield Move((index,), name)

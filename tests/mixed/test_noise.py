@@ -130,17 +130,27 @@ def test_of_random_signs_the_mean_is_right():
     assert abs(between / expected - 1) < 5 * (2 / 400) ** 0.5
 
 
-def test_a_relu_of_its_own_goes_with_its_convolution_but_a_shared_one_does_not():
+def test_a_relu_of_its_own_goes_with_its_convolution():
     net, data = net_and_data()
     _prepared, layers = prepare_watched(exported(net, data[0]), Table())
     names = [layer.modules for layer in layers.layers]
     assert ("blocks.0.one", "blocks.0.relu") in names
     assert ("blocks.0",) in names  # the addition
-    for block in net.blocks:
-        block.relu = net.blocks[0].relu
-    _prepared, layers = prepare_watched(exported(net, data[0]), Table())
-    assert sum("relu" in name for layer in layers.layers for name in layer.modules[:1]) <= 2
-    assert sorted(layers.by_module) == sorted(module for layer in layers.layers for module in layer.modules)
+    assert layers.clusters == ()
+
+
+def test_layers_with_one_relu_for_all_are_told():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.relu = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.two(self.relu(self.one(x))))
+
+    _prepared, layers = prepare_watched(exported(Net(), torch.randn(1, 3, 4, 4)), Table())
+    assert {layer.modules for layer in layers.layers} == {("one",), ("two",), ("relu",)}
+    assert layers.clusters == (frozenset(range(3)),)
 
 
 def test_control_flow_is_entered():
