@@ -40,6 +40,9 @@ def _lines(results: dict[str, Figures], seconds: list[float] | None, machine: di
     for kind in kinds:
         cells = [f"{figures[kind]['ratio']:.2f}x, {figures[kind]['sqnr']:.1f} dB" for figures in results.values()]
         lines.append(f"| {' | '.join((kind, *cells))} |")
+    for name, figures in results.items():
+        if (draws := int(figures["histogram"]["draws"])) > 1:
+            lines += ["", f"{name} has weights out of seeds: its SQNR is the mean over {draws} draws of them."]
     if seconds is not None:
         one, two = seconds
         lines += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantizer_sdk.conformance.report import Report
-from quantizer_sdk.conformance.templating import fill
+from quantizer_sdk.templating import fill
 
 __all__ = ["badge_text", "to_badge"]
 
@@ -41,7 +41,7 @@ def to_badge(report: Report) -> str:
     text = badge_text(report)
     left, right = (_width(part) for part in (_LABEL, text))
     context = {"label": _LABEL, "text": text, "left": left, "right": right, "color": _COLORS[report.level]}
-    return fill("badge.svg.j2", context)
+    return fill("quantizer_sdk.conformance", "badge.svg.j2", context)
 
 
 def _width(text: str) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from quantizer_sdk.conformance.matrix import SEVERITY, case_subject, make_matrix
 from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_level, paragraph_of
 from quantizer_sdk.conformance.plots import Plotter
 from quantizer_sdk.conformance.report import LEVELS, Report
-from quantizer_sdk.conformance.templating import asset, fill
 from quantizer_sdk.conformance.waivers import waived_groups
+from quantizer_sdk.templating import asset, fill, page_style, script_hash
 
 __all__ = ["to_html"]
 
@@ -71,7 +69,7 @@ def to_html(report: Report) -> str:
         MissingDependencyError: Jinja or matplotlib is not installed.
         ReportError: The numbers of a case hold something else than histograms where these belong.
     """
-    script = asset("report.js")
+    script = asset("quantizer_sdk.conformance", "report.js")
     levels = {level.name: level for level in report.levels()}
     counts = {status: sum(level.counts.get(status, 0) for level in levels.values()) for status in SEVERITY}
     matrix = make_matrix(report.outcomes)
@@ -79,8 +77,8 @@ def to_html(report: Report) -> str:
     context = {
         "report": report,
         "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "style": asset("report.css"),
+        "script_hash": script_hash(script),
+        "style": page_style() + asset("quantizer_sdk.conformance", "report.css"),
         "level_names": LEVELS,
         "levels": levels,
         "counts": {status: count for status, count in counts.items() if count},
@@ -103,7 +101,7 @@ def to_html(report: Report) -> str:
         "told": _told,
         "is_url": lambda link: link.startswith(("https://", "http://")),
     }
-    return fill("report.html.j2", context, filters)
+    return fill("quantizer_sdk.conformance", "report.html.j2", context, filters)
 
 
 def _cell(counts: Mapping[Status, int]) -> str:

@@ -6,8 +6,8 @@ import re
 
 from quantizer_sdk.conformance.outcome import Status
 from quantizer_sdk.conformance.report import Report
-from quantizer_sdk.conformance.templating import fill
 from quantizer_sdk.conformance.waivers import waived_groups
+from quantizer_sdk.templating import fill
 
 __all__ = ["to_markdown"]
 
@@ -35,7 +35,7 @@ def to_markdown(report: Report) -> str:
         "waived": groups[:_MOST],
         "more_waived": max(0, len(groups) - _MOST),
     }
-    return fill("report.md.j2", context, {"cell": _cell})
+    return fill("quantizer_sdk.conformance", "report.md.j2", context, {"cell": _cell})
 
 
 def _cell(text: str) -> str:

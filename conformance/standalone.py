@@ -20,8 +20,8 @@ from quantizer_sdk.conformance.outcome import CHECKS, Outcome, Status, case_chec
 from quantizer_sdk.conformance.reduce import evidence_of, examples_of
 from quantizer_sdk.conformance.scenario import Scenario
 from quantizer_sdk.conformance.source import module_source, tensor_literal
-from quantizer_sdk.conformance.templating import fill
 from quantizer_sdk.errors import QuantizerError
+from quantizer_sdk.templating import fill
 
 __all__ = ["standalone_script"]
 
@@ -82,7 +82,7 @@ def standalone_script(scenario: Scenario, backend: Backend, outcome: Outcome, se
         **_contract_of(bench),
         **_expected(evidence),
     }
-    return fill("standalone.py.j2", context)
+    return fill("quantizer_sdk.conformance", "standalone.py.j2", context)
 
 
 def _kind(check: str, backend: Backend, outcome: Outcome) -> str:

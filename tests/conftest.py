@@ -39,3 +39,13 @@ def quantize():
         return convert_pt2e(prepared)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Return Chromium, for pages."""
+    from in_browser import open_browser
+
+    driver = open_browser()
+    yield driver
+    driver.quit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,15 @@ from quantizer_sdk.backends.onednn.editing import only_user
 from quantizer_sdk.backends.onednn.elementwise_ops import add, bound_add, bound_mul, mul
 from quantizer_sdk.backends.onednn.library import KERNELS
 from quantizer_sdk.backends.onednn.linear_op import bound_linear, linear
+from quantizer_sdk.backends.onednn.run_time_ops import (
+    bound_linear_at_run_time,
+    linear_at_run_time,
+    quantize_at_run_time,
+    quantize_to_numbers,
+)
 from quantizer_sdk.backends.onednn.torch_functions import TORCH_FUNCTIONS
 
-__all__ = ["Binding", "bind", "is_fresh"]
+__all__ = ["Binding", "bind", "is_fresh", "reads_numbers"]
 
 _OVERLOADS = {function: overload for overload, function in FUNCTIONS.items()}
 
@@ -98,6 +105,41 @@ def _gemm(make: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...], *
     return function, (x,) if other is None else (x, other), (fixed[2],)
 
 
+def _linear_at_run_time(node: Node, arguments: tuple[Any, ...]) -> _Made | None:
+    if not reads_numbers(node):
+        return None
+    x, x_scale, x_zero_point, *fixed, other = arguments
+    return bound_linear_at_run_time(*fixed), (x, other, x_scale, x_zero_point), (fixed[0],)
+
+
+def _quantize_at_run_time(node: Node, arguments: tuple[Any, ...]) -> _Made | None:
+    x, _rows, *rest = arguments
+    return (quantize_to_numbers, (x, *rest), ()) if _gives_numbers(node) else None
+
+
+def reads_numbers(node: Node) -> bool:
+    """Whether a linear layer gets the qparams of this run's data as numbers, and its weight never changes."""
+    scale = node.args[1]
+    if not isinstance(scale, Node) or scale.target is not operator.getitem:
+        return False
+    source = scale.args[0]
+    return isinstance(source, Node) and _gives_numbers(source)
+
+
+def _gives_numbers(node: Node) -> bool:
+    """Whether qparams of a whole tensor's data are read by linear layers alone, whose weights never change."""
+    if node.target is not quantize_at_run_time or node.args[1]:
+        return False
+    readers = [user for part in node.users if part.args[1] != 0 for user in part.users]
+    return all(_is_plain_linear(reader) for reader in readers)
+
+
+def _is_plain_linear(node: Node) -> bool:
+    if node.target is not linear_at_run_time:
+        return False
+    return all(operand.op == "get_attr" for operand in node.args[3:6] if isinstance(operand, Node))
+
+
 def _quantize(_: Node, arguments: tuple[Any, ...]) -> _Made:
     x, *qparams = arguments
     return bound_quantize(*qparams, over=is_fresh(x)), (x,), ()
@@ -122,6 +164,8 @@ _MAKERS: Mapping[Any, _Maker] = {
     conv: _conv,
     linear: _linear,
     quantize: _quantize,
+    linear_at_run_time: _linear_at_run_time,
+    quantize_at_run_time: _quantize_at_run_time,
     add: _binary(bound_add),
     mul: _binary(bound_mul),
 }

@@ -36,7 +36,7 @@ def as_codes(tensor: Tensor) -> Tensor:
     return result
 
 
-def quantized(tensor: Tensor, factor: Tensor, zero_point: int, *, over: bool = False) -> Tensor:
+def quantized(tensor: Tensor, factor: Tensor | float, zero_point: int, *, over: bool = False) -> Tensor:
     """Return round_half_even(tensor · factor) + zero_point, clipped to 0..255, as uint8.
 
     With f(1 / scale) as the factor, these are the bits of `quantized_decomposed.quantize_per_tensor`, in three passes
@@ -44,11 +44,12 @@ def quantized(tensor: Tensor, factor: Tensor, zero_point: int, *, over: bool = F
 
     Args:
         tensor: Floats.
-        factor: float32, of no axes or of the last one.
+        factor: float32: a number, or a tensor of no axes or of the last one.
         zero_point: Of the codes.
         over: Whether the tensor may be written over.
     """
-    if not tensor.is_contiguous() and factor.dim() == 0 and is_dense(tensor):  # a straight pass is faster
+    single = isinstance(factor, float) or factor.dim() == 0
+    if not tensor.is_contiguous() and single and is_dense(tensor):  # a straight pass is faster
         flat = tensor.as_strided((tensor.numel(),), (1,))
         return quantized(flat, factor, zero_point, over=over).as_strided(tensor.shape, tensor.stride())
     real = tensor.mul_(factor) if over else torch.mul(tensor, factor)

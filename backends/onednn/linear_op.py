@@ -44,7 +44,8 @@ def bound_linear(
 ) -> Callable[..., Tensor]:
     """Return `LINEAR` of CPU tensors as a function of what changes from call to call: `x` and `other`.
 
-    It keeps what was made of the weight: who calls it again sees to it that nobody has written into that.
+    It keeps what was made of the weight: who calls it again sees to it that nobody has written into that. The function
+    takes the scale and the zero point of `x` as well, after these, in the place of those given here.
     """
     outputs, length = weight.shape
     result = (out_scale, out_zero_point, dtype)
@@ -55,9 +56,11 @@ def bound_linear(
     post = ("none", []) if activation == "sigmoid" else (activation, arguments)
     given = (1.0, 0, torch.float32) if activation == "sigmoid" else result
     form: Tensor | None = None
-    product: Callable[[Tensor], Tensor] | None = None
+    product: Callable[[Tensor, float, int], Tensor] | None = None
 
-    def applied(x: Tensor, other: Tensor | None = None) -> Tensor:
+    def applied(
+        x: Tensor, other: Tensor | None = None, x_scale: float = x_scale, x_zero_point: int = x_zero_point
+    ) -> Tensor:
         nonlocal form, product
         count = x.numel()
         if count == 0:
@@ -68,8 +71,8 @@ def bound_linear(
             other = other.contiguous()
         if count <= few * length:
             if product is None:
-                product = _bound_product(x_scale, x_zero_point, weight, weight_scale, bias)
-            y = product(x)
+                product = _bound_product(weight, weight_scale, bias)
+            y = product(x, x_scale, x_zero_point)
             return finished(y if other is None else y.add_(other), activation, arguments, *result)
         if form is None:
             form = packed(weight, _STATIC, lambda: _PREPACK(weight, [count // length, length]))
@@ -95,19 +98,20 @@ def linear_kernel(x: Tensor, *operands: Any) -> Tensor:
     return bound_linear(*bound)(x, operands[-3])
 
 
-def _bound_product(
-    x_scale: float, x_zero_point: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
-) -> Callable[[Tensor], Tensor]:
+def _bound_product(weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Callable[[Tensor, float, int], Tensor]:
     """Return what gives (f(Σ (x - z)·w) · x_scale) · weight_scale + bias of few rows, rounded at each step."""
     sums = packed(weight, _SUMS, lambda: column_sums(weight))
-    offset = sums * x_zero_point if x_zero_point else None
-    step, outputs = scalar(x_scale), weight.shape[0]
+    outputs = weight.shape[0]
+    offsets: dict[int, Tensor] = {}
 
-    def product(x: Tensor) -> Tensor:
+    def product(x: Tensor, x_scale: float, x_zero_point: int) -> Tensor:
         total = whole_product(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), weight)
-        if offset is not None:
-            total.sub_(offset)
-        y = torch.mul(total, step).mul_(weight_scale)
+        if x_zero_point:
+            if x_zero_point not in offsets:
+                offsets.clear()  # one at a time: at run time each call may have another
+                offsets[x_zero_point] = sums * x_zero_point
+            total.sub_(offsets[x_zero_point])
+        y = torch.mul(total, scalar(x_scale)).mul_(weight_scale)
         if bias is not None:
             y.add_(bias)
         return y if x.dim() == 2 else y.view(*x.shape[:-1], outputs)

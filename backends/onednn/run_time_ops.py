@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from quantizer_sdk.backends.onednn.codes import quantized, rounded
 from quantizer_sdk.backends.onednn.library import call, define
-from quantizer_sdk.backends.onednn.linear_op import FEW, column_sums, linear_kernel, whole_product
+from quantizer_sdk.backends.onednn.linear_op import FEW, bound_linear, column_sums, linear_kernel, whole_product
 from quantizer_sdk.backends.onednn.packing import packed
 
-__all__ = ["LINEAR_AT_RUN_TIME", "QUANTIZE_AT_RUN_TIME", "linear_at_run_time", "quantize_at_run_time"]
+__all__ = [
+    "LINEAR_AT_RUN_TIME",
+    "QUANTIZE_AT_RUN_TIME",
+    "bound_linear_at_run_time",
+    "linear_at_run_time",
+    "quantize_at_run_time",
+    "quantize_to_numbers",
+]
 
 _MIDDLE = 128
 _WHOLE = 2**24
 
 
 def _quantize(x: Tensor, rows: bool, quant_min: int, quant_max: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    real = x.to(torch.float32)
     if rows:
-        return _quantize_rows(real, eps)
+        return _quantize_rows(x.to(torch.float32), eps)
+    codes, scale, zero_point = quantize_to_numbers(x, quant_min, quant_max, eps)
+    return codes, torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32)
+
+
+def quantize_to_numbers(x: Tensor, quant_min: int, quant_max: int, eps: float) -> tuple[Tensor, float, int]:
+    """Compute `QUANTIZE_AT_RUN_TIME` for the tensor as a whole; its scale and zero point are numbers."""
+    real = x.to(torch.float32)
     if real.numel() == 0:
-        return torch.empty_like(real, dtype=torch.uint8), torch.ones(1), torch.zeros(1, dtype=torch.int32)
-    # In numpy, for float32 arithmetic on numbers.
-    low, high = (np.float32(end.item()) for end in torch.aminmax(real))
-    low, high = min(low, np.float32(0)), max(high, np.float32(0))
-    scale = max((high - low) / np.float32(quant_max - quant_min), np.float32(eps)) or np.float32(1)
-    ratio = np.rint(low / scale) if np.isfinite(scale) else np.float32(0)
-    zero_point = int(np.clip(quant_min - ratio, quant_min, quant_max))
-    codes = quantized(real, torch.tensor(1.0 / float(scale), dtype=torch.float32), zero_point)
+        return torch.empty_like(real, dtype=torch.uint8), 1.0, 0
+    # float64 has more than twice float32's digits: what is rounded to that after each step has float32's bits.
+    low, high = (end.item() for end in torch.aminmax(real))
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max(_float32(_float32(high - low) / (quant_max - quant_min)), _float32(eps)) or 1.0
+    zero_point = quant_min
+    if math.isfinite(scale):
+        zero_point = min(max(quant_min - round(_float32(low / scale)), quant_min), quant_max)
+    codes = quantized(real, _float32(1.0 / scale), zero_point)
     codes = codes if (quant_min, quant_max) == (0, 255) else codes.clamp_(quant_min, quant_max)
-    return codes, torch.tensor([float(scale)]), torch.tensor([zero_point], dtype=torch.int32)
+    return codes, scale, zero_point
+
+
+def _float32(value: float) -> float:
+    """Round to float32; what that cannot hold becomes infinite."""
+    return ctypes.c_float(value).value
 
 
 def _quantize_rows(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +101,22 @@ def _linear(
     y = total.mul_(x_scale.reshape(-1, 1)).mul_(weight_scale)
     y = y if bias is None else y.add_(bias)
     return y.view(shape)
+
+
+def bound_linear_at_run_time(
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    arguments: list[float],
+    algorithm: str,
+) -> Callable[..., Tensor]:
+    """Return `LINEAR_AT_RUN_TIME` with one scale as a function of `x`, `other`, and qparams that are numbers.
+
+    It keeps what was made of the weight, as `bound_linear` does.
+    """
+    result = (1.0, 0, torch.float32, activation, arguments, algorithm)
+    return bound_linear(1.0, 0, weight, weight_scale, bias, *result, 1.0, 0)
 
 
 def _sums(rows: Tensor, zero_points: Tensor, weight: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx import GraphModule
 
+from models.entry import Inputs
 from models.outputs import flat
 from models.x86_zoo import ENTRIES
 from quantizer_sdk import calibrate, convert_pt2e, observers, prepare_pt2e
@@ -69,39 +71,50 @@ def _observers() -> dict[str, Any]:
     return OURS | {f"torchao's {name}": getattr(peer, kind) for name, kind in THEIRS.items()}
 
 
-def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Return, for each observer, the median of a step over the float32 forward of its round, and the SQNR in dB."""
+def measure(name: str, rounds: int, draws: int) -> dict[str, dict[str, float]]:
+    """Return, for each observer, the median of a step over the float32 forward of its round, and the SQNR in dB.
+
+    Where weights are out of seeds, the SQNR is the mean over so many draws of them: from draw to draw two observers
+    differ by up to half a decibel in either direction.
+    """
     torch.set_num_threads(1)
     entry, kinds = ENTRIES[name], _observers()
     model, inputs = entry.build(entry.size), entry.examples(entry.size, entry.calibration + entry.held_out)
-    batches, held_out = inputs[: entry.calibration], inputs[entry.calibration :]
-    step = tuple(torch.cat(parts) for parts in zip(*batches[: BATCH[name]], strict=True))
-    of_step, of_one = (torch.export.export(model, example).module() for example in (step, batches[0]))
-    models = {kind: _prepared(of_step, observer) for kind, observer in kinds.items()}
-    models["float32"] = _without_observers(models["min-max"])
+    step = tuple(torch.cat(parts) for parts in zip(*inputs[: BATCH[name]], strict=True))
+    exported = torch.export.export(model, step).module()
+    prepared = {kind: _prepared(exported, observer) for kind, observer in kinds.items()}
+    prepared["float32"] = _without_observers(prepared["min-max"])
     with torch.no_grad():
-        calls: dict[str, Callable[[], object]] = {kind: functools.partial(it, *step) for kind, it in models.items()}
+        calls: dict[str, Callable[[], object]] = {kind: functools.partial(it, *step) for kind, it in prepared.items()}
         times = interleaved_times(calls, repeats=rounds, warmup=2, clock=time.process_time)
-        expected = torch.cat([flat(model(*example)) for example in held_out])
-        figures = {"float32": {"milliseconds": statistics.median(times["float32"])}}
-        for kind, observer in kinds.items():
-            prepared = _prepared(of_one, observer)
-            calibrate(prepared, batches)
-            quantized = convert_pt2e(prepared)
-            found = torch.cat([flat(quantized(*example)) for example in held_out])
-            ratios = [own / plain for own, plain in zip(times[kind], times["float32"], strict=True)]
-            figures[kind] = {"ratio": statistics.median(ratios), "sqnr": sqnr_db(expected, found)}
+    figures = {"float32": {"milliseconds": statistics.median(times["float32"])}}
+    drawn = [entry.drawn(entry.size, seed) for seed in range(1, draws)] if entry.drawn is not None else []
+    for kind, observer in kinds.items():
+        ratios = [own / plain for own, plain in zip(times[kind], times["float32"], strict=True)]
+        sqnrs = [_sqnr(it, observer, inputs, entry.calibration) for it in (model, *drawn)]
+        figures[kind] = {"ratio": statistics.median(ratios), "sqnr": statistics.mean(sqnrs), "draws": len(sqnrs)}
     return figures
+
+
+@torch.no_grad()
+def _sqnr(model: nn.Module, observer: Any, inputs: list[Inputs], calibration: int) -> float:
+    """Return what is left of held-out outputs, in dB, where an observer chooses the ranges."""
+    prepared = _prepared(torch.export.export(model, inputs[0]).module(), observer)
+    calibrate(prepared, inputs[:calibration])
+    quantized = convert_pt2e(prepared)
+    expected, found = (torch.cat([flat(it(*example)) for example in inputs[calibration:]]) for it in (model, quantized))
+    return sqnr_db(expected, found)
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(BATCH))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    options.json.write_text(json.dumps(measure(options.name, options.rounds)), encoding="utf-8")
+    options.json.write_text(json.dumps(measure(options.name, options.rounds, options.draws)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Entry:
         calibration: How many inputs the quantizers see. With 8, luck decided by 1 to 2 dB: the range of a global
             pool's results, one number an image and channel, is not seen in so few.
         held_out: How many other inputs their programs are judged on.
+        drawn: Returns it, for inputs of a size, with the weights of another seed than `build`'s, which is 0; None where
+            they are trained, or nothing asks for that.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Entry:
     schemes: tuple[tuple[type[nn.Module] | None, Scheme], ...] = ((None, Scheme.STATIC),)
     calibration: int = 32
     held_out: int = 32
+    drawn: Callable[[int, int], nn.Module] | None = None
 
     @property
     def scheme_name(self) -> str:

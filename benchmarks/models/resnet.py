@@ -92,13 +92,18 @@ class ResNet(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
+def _resnet18(size: int, seed: int = 0) -> nn.Module:
+    return seeded(ResNet(Basic, (2, 2, 2, 2)), images(size, 4), seed=seed)
+
+
 ENTRIES = (
     Entry(
         name="resnet18",
-        build=lambda size: seeded(ResNet(Basic, (2, 2, 2, 2)), images(size, 4)),
+        build=_resnet18,
         examples=images,
         size=224,
         small=64,
+        drawn=_resnet18,
     ),
     Entry(
         name="resnet50",

@@ -1,42 +1,18 @@
 """The HTML report in a real browser: it tells the verdict, cells open their cases, search finds, nothing is loaded."""
 
-import json
-import shutil
 from collections import Counter
 
 import pytest
+from in_browser import find, one, opened, resize
 from sample_reports import sample_report
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from quantizer_sdk.conformance.html import to_html
 from quantizer_sdk.conformance.outcome import Status, case_check, paragraph_of
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-)
 REPORT = sample_report(400, flaws=("waiver L0.C1/x (owner ann) expired on 2020-01-01",))
-NARROW, WIDE = 390, 1280
-
-
-@pytest.fixture(scope="module")
-def browser():
-    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in paths:
-        pytest.fail("this test drives Chromium: apt-get update && apt-get install -y chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(paths[1]))
-    yield driver
-    driver.quit()
+NARROW = 390
 
 
 @pytest.fixture(scope="module")
@@ -48,31 +24,8 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address):
-    """Open the page anew; when the test is over, nothing may have been complained of or asked for."""
-    resize(browser, WIDE)
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get(address)
-    yield browser
-    assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requests = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert address in requests
-    assert [url for url in requests if url.split("#")[0] != address and not url.startswith("data:")] == []
-
-
-def resize(browser, width, height=900):
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def find(page, selector):
-    return page.find_elements(By.CSS_SELECTOR, selector)
-
-
-def one(page, selector):
-    return page.find_element(By.CSS_SELECTOR, selector)
+    with opened(browser, address):
+        yield browser
 
 
 def listed(page):

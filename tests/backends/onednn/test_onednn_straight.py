@@ -1,6 +1,7 @@
 """Programs run as one straight function: the bits of their graph module, from what the module holds at the time."""
 
 import copy
+import operator
 import pickle
 
 import pytest
@@ -124,6 +125,40 @@ def test_each_weight_of_a_joined_product_may_be_written_into_or_replaced(attenti
     program.module.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
     assert_runs_as_its_module(program, x)
     program.module.value.weight.neg_()
+    assert_runs_as_its_module(program, x)
+
+
+DYNAMIC = [{"is_dynamic": True}, {"is_dynamic": True, "is_per_token": True}]
+
+
+@pytest.mark.parametrize("config", DYNAMIC, ids=["whole", "rows"])
+@pytest.mark.parametrize("tokens", [3, 120])
+def test_projections_of_this_runs_codes_are_one_product(export, tokens, config):
+    x = rand(2, tokens, 32)
+    program = lower_eager(quantized(export, Attention(), x, **config), (x,))
+    assert_runs_as_its_module(program, x)
+    assert_runs_as_its_module(program, 100 * x.flip(1) + 3)  # which has qparams of its own
+    assert len([name for name in names(program) if name in GEMMS]) == (4 if config.get("is_per_token") else 2)
+
+
+def test_weights_of_projections_at_run_time_may_be_written_into(export):
+    x = rand(2, 50, 32)
+    program = lower_eager(quantized(export, Attention(), x, is_dynamic=True), (x,))
+    for name, tensor in program.module.state_dict().items():
+        program.run(x)
+        tensor.mul_(2 if "scale" in name else -1)
+        assert_runs_as_its_module(program, x)
+
+
+def test_qparams_of_this_run_that_others_read_stay_tensors(export):
+    x = rand(5, 32)
+    model = quantized(export, nn.Linear(32, 8), x, is_dynamic=True)
+    scale = next(node for node in model.graph.nodes if node.target is operator.getitem)
+    output = model.graph.output_node()
+    output.args = ((*output.args[0], scale),)
+    model.graph._codegen = torch.fx.graph.CodeGen()
+    model.recompile()
+    program = lower_eager(model, (x,))
     assert_runs_as_its_module(program, x)
 
 
