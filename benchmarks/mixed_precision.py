@@ -13,8 +13,8 @@ from typing import Annotated
 
 import torch
 import typer
+from models import x86_zoo, zoo
 from models.entry import Entry
-from models.zoo import ENTRIES
 
 from quantizer_sdk import Budget, BudgetError, mixed_precision, sensitivity
 from quantizer_sdk.backends.x86 import X86Quantizer
@@ -84,7 +84,7 @@ def main(
     torch.set_num_threads(1)
     for model in models.split(","):
         for name in quantizers.split(";") if quantizers else _QUANTIZERS:
-            _judge(ENTRIES[model], name, measure, gain, float_layers)
+            _judge({**zoo.ENTRIES, **x86_zoo.ENTRIES}[model], name, measure, gain, float_layers)
 
 
 if __name__ == "__main__":
