@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from quantizer_sdk.captured_stderr import captured_stderr
 from quantizer_sdk.errors import BackendError
+from quantizer_sdk.exported_file import ARCHIVE, load_exported
+from quantizer_sdk.file_format import FileFormat, FileReport, Save
 from quantizer_sdk.integer_io import Boundary, BoundaryQParams, boundary_of, copy_without_guards, strip_boundary
 from quantizer_sdk.passes.batched_products import batch_products
 from quantizer_sdk.passes.clamp_forms import arrange_clamps
@@ -38,11 +40,13 @@ __all__ = [
     "BoundaryQParams",
     "Delegation",
     "Executable",
+    "FileFormat",
     "FileReport",
     "Kernel",
     "Lower",
     "RatioLimit",
     "Runner",
+    "Save",
     "ServingProcess",
     "Variant",
     "arrange_clamps",
@@ -213,14 +217,6 @@ class Runner:
     compiles: bool = False
 
 
-class FileReport(Protocol):
-    """What a runtime makes of a file, as text by `str` and as JSON."""
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One target, as data: what its entry point in the group `quantizer_sdk.backends` names.
@@ -237,6 +233,8 @@ class Backend:
             configurations, whose names no other part has. The suite judges each part's cases by that part.
         inspectors: What says of a lowered program's file, by the suffix of its name such as ".onnx", which of its ops
             the runtime computes on integers and why not the others; `quantizer-sdk inspect` calls it.
+        formats: The kinds of file that its runtimes load, by suffix such as ".onnx"; `quantizer-sdk quantize` writes
+            them.
     """
 
     name: str
@@ -247,6 +245,7 @@ class Backend:
     configurations: Mapping[str, Callable[[], Quantizer]] = field(default_factory=dict, hash=False)
     parts: tuple[Backend, ...] = ()
     inspectors: Mapping[str, Callable[[Path], FileReport]] = field(default_factory=dict, hash=False)
+    formats: Mapping[str, FileFormat] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         names = [scheme for part in self.parts for scheme in part.schemes()]
@@ -327,12 +326,19 @@ def find_backend(name: str) -> Backend:
 def inspect_file(path: Path) -> FileReport:
     """Say what a runtime makes of a lowered program's file: by the installed backend that knows files of its suffix.
 
+    Of a .pt2 file, which torch.export.save writes, it is what `explain` says of the model in it.
+
     Raises:
         BackendError: No installed backend does.
+        NotExportedError: A .pt2 file is no exported program.
         LoweringError: The runtime cannot load the file.
         MissingDependencyError: The backend's runtime is not installed.
     """
-    known: set[str] = set()
+    if path.suffix == ARCHIVE:
+        from quantizer_sdk.report import explain  # which imports all of the engine
+
+        return explain(load_exported(path).module())
+    known = {ARCHIVE}
     for name in backend_names():
         backend = find_backend(name)
         for part in (backend, *backend.parts):

@@ -12,16 +12,15 @@ from quantizer_sdk.errors import CalibrationError
 __all__ = ["positional_inputs", "run_batch"]
 
 
-def run_batch(model: GraphModule, batch: Any, index: int) -> None:
-    """Run a model on a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+def run_batch(model: GraphModule, batch: Any, index: int) -> Any:
+    """Return what a model makes of a tensor, a tuple of positional inputs, or a dict of keyword inputs.
 
     Raises:
         CalibrationError: The batch is of another kind; names its index.
     """
     if isinstance(batch, dict):
-        model(**batch)
-    else:
-        model(*_positional(batch, index))
+        return model(**batch)
+    return model(*_positional(batch, index))
 
 
 def positional_inputs(model: GraphModule, batch: Any, index: int) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The command line: `quantizer-sdk demo`, `explain`, `conform`, `new-backend`, ..."""
+"""The command line: `quantizer-sdk quantize`, `compare`, `tune`, `explain`, `conform`, ..."""
 
 from __future__ import annotations
 

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from quantizer_sdk import conform_commands, scaffold_commands
-from quantizer_sdk.console import readable_errors
+from quantizer_sdk import compare_commands, conform_commands, quantize_commands, scaffold_commands, tune_commands
+from quantizer_sdk.console import Stages, readable_errors
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="Quantize exported PyTorch models for a backend's integer kernels.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_show_locals=False,
 )
 
+quantize_commands.register(app)
+compare_commands.register(app)
+tune_commands.register(app)
 conform_commands.register(app)
 scaffold_commands.register(app)
 
@@ -81,7 +79,7 @@ def demo(
             out=out,
             program=None if model is None else load_exported(model),
             name="EfficientNet-Lite0" if model is None else model.name,
-            stage=_Stages(),
+            stage=Stages(),
         )
         Console().print(render(result))
         if out is not None:
@@ -122,11 +120,16 @@ def explain(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A lowered program, such as model.onnx, of any producer.")],
+    path: Annotated[
+        Path, typer.Argument(help="A program of any producer, such as model.onnx or model.pte, or a .pt2 archive.")
+    ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say of each op of a program's file whether the runtime computes it on integers, and else why not."""
+    """Say of each op of a program's file whether the runtime computes it on integers, and else why not.
+
+    Of a .pt2 archive it says what is quantized; what a backend would make of a float one says explain.
+    """
     with readable_errors():
         from quantizer_sdk.backend import inspect_file
 
@@ -146,26 +149,3 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise typer.BadParameter(f"cannot write to {path}: {e.strerror}", param_hint="--out") from e
-
-
-class _Stages:
-    """Shows the stage that runs and, when it is over, how long it took; on stderr."""
-
-    def __init__(self) -> None:
-        # A descriptor of our own: backends may redirect the process's stderr while a program runs.
-        self._console = Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"))
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Show the block under this name."""
-        start = time.perf_counter()
-        with self._spinner(name) if self._console.is_terminal else contextlib.nullcontext():
-            yield
-        self._console.print(f"{time.perf_counter() - start:6.1f} s  {name}", highlight=False)
-
-    @contextlib.contextmanager
-    def _spinner(self, name: str) -> Iterator[None]:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, transient=True, refresh_per_second=4) as progress:
-            progress.add_task(name, total=None)
-            yield

@@ -6,9 +6,12 @@ __all__ = [
     "AlreadyConvertedError",
     "AlreadyPreparedError",
     "BackendError",
+    "BudgetError",
     "CalibrationError",
     "ComparisonError",
+    "ConfigurationError",
     "CoverageError",
+    "DataError",
     "GraphError",
     "InvalidAnnotationError",
     "InvalidSpecError",
@@ -92,6 +95,26 @@ class UncalibratedError(QuantizerError, RuntimeError):
 
 class RuleError(QuantizerError, ValueError):
     """A quantizer was configured with something it cannot apply."""
+
+
+class ConfigurationError(QuantizerError, ValueError):
+    """A file of rules that cannot be written or read; names the file, the key and what is accepted."""
+
+
+class BudgetError(QuantizerError, ValueError):
+    """A budget that says nothing or that no rules can meet; `closest` holds the best that was found, if any.
+
+    Attributes:
+        closest: The `MixedPrecision` that comes closest; None where the budget itself is at fault.
+    """
+
+    def __init__(self, message: str, closest: object = None) -> None:
+        super().__init__(message)
+        self.closest = closest
+
+
+class DataError(QuantizerError, ValueError):
+    """A file of samples that a model cannot take; names the file, the input, and the shape and dtype expected."""
 
 
 class UnsupportedError(QuantizerError, NotImplementedError):

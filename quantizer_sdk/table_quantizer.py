@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from quantizer_sdk.alternatives import alternative_configs
 from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.decision import Decision, decision_of, record
 from quantizer_sdk.errors import RuleError
@@ -124,6 +125,29 @@ class TableQuantizer(Quantizer):
         result = copy.copy(self)
         result._rules = self._effective_rules().changed(change)
         return result
+
+    def copy(self) -> Self:
+        """Return a quantizer with the same rules, to which further ones can be set without changing this one."""
+        result = copy.copy(self)
+        result._rules = dataclasses.replace(
+            self._rules,
+            module_names=dict(self._rules.module_names),
+            module_types=dict(self._rules.module_types),
+            operator_types=dict(self._rules.operator_types),
+            operators=dict(self._rules.operators),
+        )
+        return result
+
+    def alternatives(self, config: QuantizationConfig) -> dict[str, QuantizationConfig]:
+        """Return other configs that may suit a layer better than its own, by what is different.
+
+        `mixed_precision` asks for them, and leaves out for each layer those that no row claims: a backend lists here
+        what its rows may take, and need not say where.
+
+        Args:
+            config: What the layer has now.
+        """
+        return alternative_configs(config)
 
     @property
     def is_qat(self) -> bool:

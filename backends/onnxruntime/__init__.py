@@ -1,7 +1,7 @@
 """ONNX Runtime on CPUs: the exporter that makes its integer kernels run, and the sessions that run them."""
 
 from quantizer_sdk.backends.onnxruntime.emulator import lower_without_vnni
-from quantizer_sdk.backends.onnxruntime.export import export_onnx
+from quantizer_sdk.backends.onnxruntime.export import export_onnx, save_onnx
 from quantizer_sdk.backends.onnxruntime.inspection import Inspection, inspect_onnx
 from quantizer_sdk.backends.onnxruntime.lowering import lower, lower_unoptimized
 from quantizer_sdk.backends.onnxruntime.profile import PROFILE
@@ -21,5 +21,6 @@ __all__ = [
     "lower_unoptimized",
     "lower_without_vnni",
     "run_onnx",
+    "save_onnx",
     "sums_saturate",
 ]

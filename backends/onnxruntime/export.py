@@ -14,11 +14,12 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from quantizer_sdk.backend import copy_without_guards, strip_boundary
+from quantizer_sdk.backends.onnxruntime.inspection import Inspection, inspect_onnx
 from quantizer_sdk.backends.onnxruntime.onnx_graph import importing
 from quantizer_sdk.backends.onnxruntime.translate import translate
 from quantizer_sdk.errors import LoweringError, QuantizerError
 
-__all__ = ["Mode", "export_onnx", "to_onnx"]
+__all__ = ["Mode", "export_onnx", "save_onnx", "to_onnx"]
 
 Mode = Literal["ort", "portable"]
 """Whether ONNX Runtime's own operators may be used, or ONNX's alone."""
@@ -66,6 +67,17 @@ def export_onnx(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
         raise LoweringError(f"ONNX's checker refuses the model: {e}") from e
     Path(path).write_bytes(buffer)
+
+
+def save_onnx(
+    model: GraphModule, example_inputs: Sequence[torch.Tensor], path: Path, *, dynamic_shapes: Any = None
+) -> Inspection:
+    """Write a converted model as an ONNX file for ONNX Runtime; see `quantizer_sdk.backend.Save`."""
+    try:
+        export_onnx(model, example_inputs, path, dynamic_shapes=dynamic_shapes)
+    except OSError as e:
+        raise LoweringError(f"cannot write {path}: {e.strerror}") from e
+    return inspect_onnx(path)
 
 
 def to_onnx(

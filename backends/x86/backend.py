@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from quantizer_sdk import Backend, QuantizationConfig
-from quantizer_sdk.backend import Runner, Variant
+from quantizer_sdk.backend import FileFormat, Runner, Variant
 from quantizer_sdk.backends import inductor, onednn, onnxruntime
 from quantizer_sdk.backends.x86.configs import get_default_x86_quantization_config
 from quantizer_sdk.backends.x86.quantizer import X86Quantizer
@@ -102,6 +102,13 @@ _ONNXRUNTIME = Backend(
     profile=onnxruntime.PROFILE,
     configurations=_schemes(Target.ONNXRUNTIME),
     inspectors={".onnx": onnxruntime.inspect_onnx},
+    formats={
+        ".onnx": FileFormat(
+            runtime="ONNX Runtime on x86",
+            quantizer=functools.partial(_quantizer, Target.ONNXRUNTIME),
+            save=onnxruntime.save_onnx,
+        )
+    },
 )
 
 BACKEND = Backend(name="x86", quantizer=_quantizer, parts=(_ONEDNN, _INDUCTOR, _ONNXRUNTIME))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,15 @@ class X86Quantizer(TableQuantizer):
     def default_config(self) -> QuantizationConfig:
         """Return static uint8 with weights per channel, of 7 bits where this machine multiplies 8 with loss."""
         return get_default_x86_quantization_config()
+
+    def alternatives(self, config: QuantizationConfig) -> dict[str, QuantizationConfig]:
+        """Return those of every table quantizer; qparams of each run are those of each row, for quiet rows need it."""
+        found = super().alternatives(config)
+        of_each_run = found.pop("activations of each run", None)
+        if of_each_run is not None:
+            by_row = get_default_x86_quantization_config(is_dynamic=True, is_per_token=True).input_activation
+            found["activations of each row"] = dataclasses.replace(of_each_run, input_activation=by_row)
+        return found
 
     def set_module_type_qconfig(
         self, module_type: type[nn.Module], quantization_config: QuantizationConfig | None

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from quantizer_sdk import Backend, QuantizationConfig
-from quantizer_sdk.backend import Runner
+from quantizer_sdk.backend import FileFormat, Runner
 from quantizer_sdk.backends.executorch import public_run
 from quantizer_sdk.backends.executorch.peer import quantize_with_peer
 from quantizer_sdk.backends.xnnpack.configs import get_symmetric_quantization_config
+from quantizer_sdk.backends.xnnpack.files import inspect_pte, save_pte
 from quantizer_sdk.backends.xnnpack.lowering import lower
 from quantizer_sdk.backends.xnnpack.profile import PROFILE
 from quantizer_sdk.backends.xnnpack.quantizer import XNNPACKQuantizer
@@ -41,6 +42,8 @@ BACKEND = Backend(
     ),
     profile=PROFILE,
     peer_quantize=quantize_with_peer,
+    inspectors={".pte": inspect_pte},
+    formats={".pte": FileFormat(runtime="ExecuTorch with XNNPACK", quantizer=_quantizer, save=save_pte)},
     configurations={
         "s8.pc": _quantizer,
         "s8.pt": _configured(is_per_channel=False),

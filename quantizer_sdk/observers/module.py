@@ -12,7 +12,10 @@ __all__ = ["ObserverFactory", "QParamsModule"]
 
 
 class ObserverFactory:
-    """An observer class with some of its arguments, made by `with_args`; equal where class and arguments are equal."""
+    """An observer class with some of its arguments, made by `with_args`.
+
+    Equal where class and arguments are equal, and to the class itself where there are no arguments.
+    """
 
     def __init__(self, constructor: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
         self.constructor = constructor
@@ -27,12 +30,14 @@ class ObserverFactory:
         return self.constructor(**{**self.arguments, **arguments})
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, type):
+            return self.constructor is other and not self.arguments
         if not isinstance(other, ObserverFactory):
             return NotImplemented
         return self.constructor is other.constructor and self.arguments == other.arguments
 
     def __hash__(self) -> int:
-        return hash((self.constructor, tuple(sorted(self.arguments))))
+        return hash((self.constructor, tuple(sorted(self.arguments))) if self.arguments else self.constructor)
 
     def __repr__(self) -> str:
         name = getattr(self.constructor, "__name__", repr(self.constructor))
