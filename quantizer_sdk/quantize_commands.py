@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ def quantize(
             write_config(result.quantizer, save_config)
         if report is not None:
             with stage(f"writing {report.name}"):
-                _write_report(report, result)
+                _write_report(report, result, quantized=path.stat().st_size, plain=model.stat().st_size)
     result.notes += [note for note in warned if note not in result.notes]
     _print(result, path, written, as_json=as_json, verbose=verbose)
 
@@ -239,28 +240,40 @@ def _find_rules(
         raise
 
 
-def _write_report(path: Path, result: _Result) -> None:
-    """Write the HTML report: the one place that calls for it."""
-    import importlib
-
+def _write_report(path: Path, result: _Result, *, quantized: int, plain: int) -> None:
+    """Write the HTML report; sizes of files are in bytes."""
     from quantizer_sdk import sensitivity
     from quantizer_sdk.compare_commands import run_compare
-    from quantizer_sdk.errors import MissingDependencyError
+    from quantizer_sdk.model_report import Card, write_report
 
-    try:
-        writer = importlib.import_module("quantizer_sdk.model_report")
-    except ImportError as e:
-        raise MissingDependencyError(f"the report cannot be written: {e}") from e
     batches = result.evaluation.batches
-    advice = sensitivity(result.float_model, result.quantizer, result.samples.batches, evaluation=batches)
-    writer.write_report(
+    gains = sensitivity(result.float_model, result.quantizer, result.samples.batches, evaluation=batches)
+    write_report(
         path,
+        model=result.converted,
         explanation=result.explanation,
         comparison=run_compare(result.float_model, result.converted, batches, histograms=True),
-        advice=advice,
-        float_model=result.float_model,
-        quantized=result.converted,
+        sensitivity=gains,
+        title=result.opened.name,
+        cards=[Card(title="Size of the file", value=f"{quantized / 1e6:.2f} MB", note=f"float: {plain / 1e6:.2f} MB")],
+        facts=_facts(result),
     )
+
+
+def _facts(result: _Result) -> dict[str, str]:
+    same = result.samples is result.evaluation
+    return {
+        "written for": result.target.runtime,
+        "calibrated on": _amount(result.samples),
+        "compared on": "the same" if same else f"{_amount(result.evaluation)}, held out",
+        "quantizer": type(result.quantizer).__name__,
+        "torch": importlib.metadata.version("torch"),
+        "quantizer_sdk": importlib.metadata.version("quantizer-sdk"),
+    }
+
+
+def _amount(samples: Samples) -> str:
+    return f"{len(samples.batches)} batches of {samples.batch_size}"
 
 
 def _print(result: _Result, path: Path, written: FileReport, *, as_json: bool, verbose: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch.fx import GraphModule
 
 from quantizer_sdk.debug import Comparison, LayerError
+from quantizer_sdk.mixed import Sensitivity
 from quantizer_sdk.model_report.advice import advice_of
 from quantizer_sdk.model_report.content import Card, Content, Picture, Row
 from quantizer_sdk.model_report.drawing import Cell, Kind, cells_of
@@ -25,6 +26,7 @@ def content_of(
     model: GraphModule,
     explanation: Explanation,
     comparison: Comparison | None = None,
+    sensitivity: Sensitivity | None = None,
     *,
     cards: Sequence[Card] = (),
     pictures: Sequence[Picture] = (),
@@ -37,6 +39,7 @@ def content_of(
         model: The converted model, whose graph is shown.
         explanation: Of the same model.
         comparison: Of the float model with it.
+        sensitivity: What its outputs gain by each layer.
         cards: Figures of the summary beside those of the two.
         pictures: Plots.
         facts: How the model was made, in words.
@@ -53,7 +56,7 @@ def content_of(
     return Content(
         title=title,
         cards=(*_cards(explanation, comparison), *cards),
-        advice=advice_of(explanation, comparison),
+        advice=advice_of(explanation, comparison, sensitivity),
         warnings=tuple(dict.fromkeys((*map(str, explanation.warnings), *notes))),
         coverage=_coverage(explanation.ops, states),
         states=states,

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.debug import Comparison
 from quantizer_sdk.errors import ReportError
+from quantizer_sdk.mixed import Sensitivity
 from quantizer_sdk.model_report.compose import content_of
 from quantizer_sdk.model_report.content import Card, Picture
 from quantizer_sdk.model_report.page import to_html
@@ -26,6 +27,7 @@ def write_report(
     model: GraphModule,
     explanation: Explanation,
     comparison: Comparison | None = None,
+    sensitivity: Sensitivity | None = None,
     title: str = "",
     cards: Sequence[Card] = (),
     facts: Mapping[str, str] | None = None,
@@ -37,6 +39,7 @@ def write_report(
         model: The converted model.
         explanation: Of it.
         comparison: Of the float model with it; plots of it need matplotlib.
+        sensitivity: What its outputs gain by each layer, which advice goes by; else by blame.
         title: The model's name; the file's by default.
         cards: Figures of the summary beside those of the two, such as sizes.
         facts: How the model was made.
@@ -47,7 +50,10 @@ def write_report(
     """
     path = Path(path)
     content = content_of(
-        title or path.stem, model, explanation, comparison, cards=cards, pictures=_pictures(comparison), facts=facts
+        *(title or path.stem, model, explanation, comparison, sensitivity),
+        cards=cards,
+        pictures=_pictures(comparison),
+        facts=facts,
     )
     page = to_html(content)
     try:
