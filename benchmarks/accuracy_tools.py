@@ -33,19 +33,24 @@ def _lines(results: dict[str, dict[str, Any]], machine: dict[str, str]) -> list[
         heads = ["tools", f"{unit}, {entry.calibration} to learn from", f"{unit}, {entry.held_out} held out"]
         labelled = figures["top1"] is not None
         heads += [f"top-1 of {figures['labels']} (float: {figures['top1']})"] if labelled else []
-        lines += ["", f"### {_title(name)}", "", f"| {' | '.join([*heads, 's'])} |", "|---|" + "---:|" * len(heads)]
+        lines += ["", f"### {_title(name)}", "", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
         for row in figures["rows"]:
             if row["learned"] is None:
                 continue
             cells = [row["name"], _number(row["learned"], unit), _number(row["held_out"], unit)]
             cells += [str(row["top1"])] if labelled else []
-            lines.append(f"| {' | '.join([*cells, format(row['seconds'], '.0f')])} |")
+            lines.append(f"| {' | '.join(cells)} |")
         which = "all of them, on all of them" if subject.in_sample else "the former alone, on those held out"
         floats = len(figures["left_float"])
+        left = (
+            f"{floats} ops left float, {len(_layers_left(name, figures)) or 'none'} of them a linear layer"
+            if floats
+            else "no op left float"
+        )
         found = (
             f"`tune` with {which}: {_number(figures['tuned'], unit)} ({_number(figures['plain'], unit)} without tools; "
             f"by the backend's kernels {_number(figures['tuned_program'], unit)}) by {figures['best']}, with "
-            f"{floats or 'no'} op{'' if floats == 1 else 's'} left float."
+            f"{left}."
         )
         lines += ["", found]
     return lines
@@ -65,9 +70,13 @@ def _missed(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         bar = SUBJECTS[name].bar
         if figures["tuned"] < bar:
             yield f"{name}: {figures['tuned']:.4f} after tuning, below {bar:g}"
-        layers = [op for op in figures["left_float"] if SUBJECTS[name].in_sample or op.startswith("linear")]
-        if layers:
+        if layers := _layers_left(name, figures):
             yield f"{name}: left float: {'; '.join(layers)}"
+
+
+def _layers_left(name: str, figures: dict[str, Any]) -> list[str]:
+    """Return the float ops that should be none: linear layers, on XNNPACK all."""
+    return [op for op in figures["left_float"] if SUBJECTS[name].in_sample or op.startswith("linear")]
 
 
 def main(

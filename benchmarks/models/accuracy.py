@@ -96,7 +96,7 @@ class Row:
         learned: The metric on these inputs.
         held_out: On those held out.
         top1: How many images of both together get their label; None without labels.
-        seconds: That making it took.
+        seconds: Of CPU time that making it took.
         said: What a tool said, such as that it does nothing here.
     """
 
@@ -232,14 +232,14 @@ def measure(subject: Subject, budget: float, parts: Collection[str]) -> Figures:
 
 
 def _row(kitchen: Kitchen, recipe: Recipe, judge: _Judge) -> Row:
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             converted = kitchen.converted(recipe, kitchen.model(recipe))
         except Exception as e:  # noqa: BLE001  # whatever a tool refuses is to be shown
             return Row(name=str(recipe), learned=None, held_out=None, top1=None, seconds=0.0, said=str(e))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     learned, held_out, _all, met = judge.scores(converted)
     said = "; ".join(str(it.message) for it in caught if "quantizer_sdk" in it.category.__module__) or None
     return Row(name=str(recipe), learned=learned, held_out=held_out, top1=met, seconds=seconds, said=said)
