@@ -11,12 +11,13 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.errors import BudgetError, NothingAnnotatedError
 from quantizer_sdk.mixed.budget import Budget, Figures
-from quantizer_sdk.mixed.layers import Layer, Layers
+from quantizer_sdk.mixed.layers import Layers
 from quantizer_sdk.mixed.noise import Source
 from quantizer_sdk.mixed.result import MixedPrecision, MixedRule
 from quantizer_sdk.mixed.rule_list import with_rules
 from quantizer_sdk.mixed.search import FLOAT, Estimate, Move
 from quantizer_sdk.mixed.trial import Workbench
+from quantizer_sdk.plan import same_qparams
 from quantizer_sdk.table import QuantizationConfig
 from quantizer_sdk.table_quantizer import TableQuantizer
 
@@ -87,7 +88,16 @@ def mixed_precision(
         found = _sweep(bench, with_rules(quantizer, layers, chosen), layers, chosen, errors, probes)
         if found is not None:
             sweeps[name], available[name] = found
-    search = _Search(bench, quantizer, layers, configs, Estimate(sweeps, layers, available), before, budget, tell)
+    search = _Search(
+        bench,
+        quantizer,
+        layers,
+        configs,
+        Estimate(sweeps, layers, available, _separate(layers, configs)),
+        before,
+        budget,
+        tell,
+    )
     search.run(max_trials)
     result = search.result()
     if not result.met:
@@ -133,9 +143,8 @@ def _sweep(
         prepared, found = bench.prepared(quantizer)
     except NothingAnnotatedError:
         return None
-    same = {
-        found.by_module[layer.name]: index for index, layer in enumerate(layers.layers) if _is_claimed(layer, found)
-    }
+    at = {op: index for index, layer in enumerate(found.layers) for op in layer.ops}
+    same = {at[layer.ops[0]]: index for index, layer in enumerate(layers.layers) if layer.ops[0] in at}
     available = frozenset(index for index in same.values() if index in chosen)
     if not available:
         return None
@@ -146,10 +155,16 @@ def _sweep(
     return tuple(sources), available
 
 
-def _is_claimed(layer: Layer, found: Layers) -> bool:
-    """Whether the op that does a layer's work is claimed under other rules too."""
-    index = found.by_module.get(layer.name)
-    return index is not None and layer.ops[0] in found.layers[index].ops
+def _separate(layers: Layers, configs: Mapping[str, Mapping[int, QuantizationConfig]]) -> frozenset[str]:
+    """Return the names of configs whose activations have other qparams than the layers' own, whatever the observer."""
+    found = set()
+    for name, chosen in configs.items():
+        for index, config in chosen.items():
+            own = layers.layers[index].config
+            one, other = config.input_activation, None if own is None else own.input_activation
+            if one is None or other is None or not same_qparams(one, other):
+                found.add(name)
+    return frozenset(found)
 
 
 class _Search:

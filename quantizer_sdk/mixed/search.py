@@ -34,10 +34,15 @@ class Estimate:
         sweeps: The noise of all points, by the name of the config that all layers had; "" for their own.
         layers: The layers; those that no module name tells are never changed.
         available: For each name the layers that rows still claim with that config.
+        separate: The names of configs whose activations share no qparams with those of a layer's own config.
     """
 
     def __init__(
-        self, sweeps: Mapping[str, Sequence[Source]], layers: Layers, available: Mapping[str, frozenset[int]]
+        self,
+        sweeps: Mapping[str, Sequence[Source]],
+        layers: Layers,
+        available: Mapping[str, frozenset[int]],
+        separate: frozenset[str] = frozenset(),
     ) -> None:
         self._touching: dict[int, list[tuple[str, Source]]] = defaultdict(list)
         for name, sources in sweeps.items():
@@ -46,6 +51,7 @@ class Estimate:
                     self._touching[owner].append((name, source))
         self._changeable = frozenset(index for index, layer in enumerate(layers.layers) if layer.modules)
         self._available = available
+        self._separate = separate
         clusters = {cluster for cluster in layers.clusters if 1 < len(cluster) <= _TOGETHER}
         self._joint = clusters | {
             frozenset(source.owners) for source in sweeps[_OWN] if 1 < len(source.owners) <= _TOGETHER
@@ -69,7 +75,7 @@ class Estimate:
         touched = {id(source): (name, source) for layer in layers for name, source in self._touching[layer]}
         aligned, effect = 0.0, np.zeros(1)
         for name, source in touched.values():
-            sign = _is_there(name, source, before) - _is_there(name, source, after)
+            sign = self._is_there(name, source, before) - self._is_there(name, source, after)
             if sign:
                 aligned, effect = aligned + sign * source.aligned, effect + sign * source.effect
         return aligned, effect
@@ -110,11 +116,18 @@ class Estimate:
             left = sorted(layer for layer in layers if choice.get(layer) != FLOAT)
             if len(left) > 1 and layers <= self._changeable:
                 yield Move(tuple(left), FLOAT)
+                for name, where in self._available.items():
+                    if name in self._separate and where.issuperset(left):
+                        yield Move(tuple(left), name)
 
+    def _is_there(self, name: str, source: Source, choice: Mapping[int, str]) -> bool:
+        """Whether a point is rounded as in the sweep of this name.
 
-def _is_there(name: str, source: Source, choice: Mapping[int, str]) -> bool:
-    """Whether a point is rounded as in the sweep of this name: by the first layer that is not float."""
-    for owner in source.owners:
-        if (own := choice.get(owner, _OWN)) != FLOAT:
-            return own == name
-    return False
+        Layers whose configs share qparams round it once, as the first of them wants that is not float; others for
+        themselves.
+        """
+        chosen = [own for owner in source.owners if (own := choice.get(owner, _OWN)) != FLOAT]
+        if name in self._separate:
+            return name in chosen
+        sharing = [own for own in chosen if own not in self._separate]
+        return bool(sharing) and sharing[0] == name
