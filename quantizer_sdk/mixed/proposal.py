@@ -194,16 +194,22 @@ class _Search:
     def run(self, max_trials: int) -> None:
         """Go on until the budget's figures are reached, nothing is left to try, or trials are used up."""
         refused: set[Move] = set()
+        kept_since = False
         for _ in range(max_trials):
             if self._budget.has_target and self._budget.reached(self._after):
                 return
             most = self._budget.max_float_layers
             left = None if most is None else most - sum(choice == FLOAT for choice in self._choice.values())
             move, gain = self._next(left, refused)
+            if move is None and kept_since and refused:
+                refused, kept_since = set(), False  # beside what was kept meanwhile they may gain
+                move, gain = self._next(left, refused)
             if move is None:
                 return
             before = self._after
-            if not self._try(move):
+            if self._try(move):
+                kept_since = True
+            else:
                 self._together[move.choice] = max(len(move.layers) // 2, 1)
                 refused.add(move)
             promised, held = self._record.get(move.choice, (0.0, 0.0))
