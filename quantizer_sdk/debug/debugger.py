@@ -15,7 +15,8 @@ from quantizer_sdk.batches import positional_inputs
 from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.debug.comparison import Comparison, LayerError, OutputError
 from quantizer_sdk.debug.kernels import Kernels
-from quantizer_sdk.debug.lockstep import Lockstep, Watch, name_of
+from quantizer_sdk.debug.lockstep import Lockstep
+from quantizer_sdk.debug.lockstep_run import Watch, name_of
 from quantizer_sdk.debug.points import Point
 from quantizer_sdk.debug.spread import SpreadWatch
 from quantizer_sdk.debug.tally import Tally

@@ -11,7 +11,8 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.backend import Executable, Runner
-from quantizer_sdk.debug.lockstep import Lockstep, name_of
+from quantizer_sdk.debug.lockstep import Lockstep
+from quantizer_sdk.debug.lockstep_run import name_of
 from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.passes.move_constants import lift_constants
 from quantizer_sdk.provenance import listed
