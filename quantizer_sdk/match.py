@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 
 from quantizer_sdk.constants import constant_nodes
 from quantizer_sdk.dtypes import FLOAT_DTYPES
-from quantizer_sdk.operands import argument, is_written, tensor_operands
+from quantizer_sdk.operands import argument, is_written, overwriting_users, tensor_operands
 from quantizer_sdk.provenance import value_of
 from quantizer_sdk.refusal import CONSTANT, DTYPE, Refusal, as_refusal
 from quantizer_sdk.spec import granularity_of
@@ -152,7 +152,10 @@ def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None
 
 def operands_fit(match: Match) -> str | None:
     """Refuse operands that no spec could be put on, or not the one that they get."""
-    for _node, name, operand, value in match.operands():
+    for node, name, operand, value in match.operands():
+        if isinstance(value, Node) and node in overwriting_users(value):
+            words = f"{value.name} is changed in place here, and read by others afterwards"
+            return Refusal(words, advice="write it without changing in place, such as with torch.cat or torch.where")
         if operand.spec(match.config) is None:
             continue
         if not isinstance(value, Node):

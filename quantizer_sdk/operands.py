@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-__all__ = ["argument", "give_by_position", "is_written", "replace_argument", "tensor_operands"]
+__all__ = ["argument", "give_by_position", "is_written", "overwriting_users", "replace_argument", "tensor_operands"]
 
 
 @functools.cache  # one entry an overload in use
@@ -82,14 +82,39 @@ def tensor_operands(node: Node) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 def is_written(tensor: Node) -> bool:
     """Whether an op changes a tensor in place, through views of it too."""
+    return any(writes for _user, _op, writes in _uses(tensor))
+
+
+def overwriting_users(tensor: Node) -> set[Node]:
+    """Return the users that change a tensor in place, or are views through which others do, if it is read afterwards.
+
+    They must get the tensor itself: what they wrote into a copy, nobody would read. Where it is only read through what
+    they return, as behind `relu_`, there are none.
+    """
+    uses = list(_uses(tensor))
+    written = [op for _user, op, writes in uses if writes]
+    if not written or not any(op > min(written) for _user, op, writes in uses if not writes):
+        return set()
+    return {user for user, _op, writes in uses if writes}
+
+
+def _uses(tensor: Node) -> Iterator[tuple[Node, Node, bool]]:
+    """Yield (user, op, whether it writes) for all that use a tensor's memory; the op is the user, or behind views."""
     for user in tensor.users:
-        if not isinstance(user.target, torch._ops.OpOverload):
-            continue
-        for item in user.target._schema.arguments:
-            if item.alias_info is None:
-                continue
+        alias = _alias(user, tensor)
+        if alias is None or alias.is_write:
+            yield user, user, alias is not None
+        else:
+            yield from ((user, op, writes) for _view, op, writes in _uses(user))
+
+
+def _alias(user: Node, tensor: Node) -> Any:
+    """Return how an op's schema says that its result shares an operand's memory, or that it writes there, or None."""
+    if not isinstance(user.target, torch._ops.OpOverload):
+        return None
+    for item in user.target._schema.arguments:
+        if item.alias_info is not None:
             value = argument(user, item.name)
-            here = tensor in value if isinstance(value, (list, tuple)) else value is tensor
-            if here and (item.alias_info.is_write or is_written(user)):
-                return True
-    return False
+            if tensor in value if isinstance(value, (list, tuple)) else value is tensor:
+                return item.alias_info
+    return None

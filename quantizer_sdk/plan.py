@@ -13,6 +13,7 @@ from quantizer_sdk.dtypes import FLOAT_DTYPES
 from quantizer_sdk.errors import InvalidAnnotationError, InvalidSpecError, SharingError
 from quantizer_sdk.foreign import annotation_of
 from quantizer_sdk.granularity import PerTensor
+from quantizer_sdk.operands import overwriting_users
 from quantizer_sdk.provenance import describe, describe_point, value_of
 from quantizer_sdk.spec import (
     ANNOTATION_KEY,
@@ -94,12 +95,27 @@ def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationS
             if spec is not None:
                 _check_tensor(producer, spec, (producer, node))
                 yield (producer, node), spec
+        _check_memory(node, annotation)
         if annotation.output_qspec is not None:
             if node.op == "output":
                 message = "the graph's output node is annotated with an output spec; annotate its operands instead"
                 raise InvalidAnnotationError(message)
             _check_tensor(node, annotation.output_qspec, node)
             yield node, annotation.output_qspec
+
+
+def _check_memory(node: Node, annotation: QuantizationAnnotation) -> None:
+    """Refuse specs on what changes a tensor in place that is read afterwards: it would write into a copy."""
+    specs = (*annotation.input_qspec_map.values(), annotation.output_qspec)
+    if all(spec is None for spec in specs):
+        return
+    for operand in node.all_input_nodes:
+        if node in overwriting_users(operand):
+            message = (
+                f"{describe(node)} is annotated, but {operand.name} is changed in place through it and read by others "
+                "afterwards: what is quantized is a copy. Leave it without specs, or write the model without that"
+            )
+            raise InvalidAnnotationError(message)
 
 
 def _check_tensor(node: Node, spec: QuantizationSpecBase, point: EdgeOrNode) -> None:

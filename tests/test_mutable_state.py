@@ -7,7 +7,15 @@ import torch
 from quantizers import CONFIG, SmallTable
 from torch import nn
 
-from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
+from quantizer_sdk import (
+    InvalidAnnotationError,
+    QuantizationAnnotation,
+    Quantizer,
+    calibrate,
+    convert_pt2e,
+    explain,
+    prepare_pt2e,
+)
 
 X = torch.randn(1, 4)
 
@@ -133,3 +141,78 @@ def test_a_weight_that_the_model_writes_is_no_constant(export):
 
     reason = next(op.reason for op in explain(export(Drifting(), X), quantizer()).ops if op.op == "aten.linear.default")
     assert "is computed at run time" in reason
+
+
+class WrittenSlice(nn.Module):
+    """Writes through a slice of what other ops read before and after."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        z = self.first(x)
+        before = self.second(z)
+        z[:, 1:3] = 5.0
+        return before, self.second(z), z.view(-1)
+
+
+def test_readers_of_a_tensor_see_what_was_written_through_a_slice_of_it(export):
+    model = export(WrittenSlice(), X)
+    prepared = prepare_pt2e(model, quantizer())
+    calibrate(prepared, [(X,)])
+    converted = convert_pt2e(prepared)
+    for expected, found in zip(model(X), converted(X), strict=True):
+        assert (expected - found).abs().max() < 0.1
+    assert (converted(X)[2].view_as(X)[:, 1:3] - 5).abs().max() < 0.05
+
+
+def test_views_that_are_written_through_are_left_alone_and_say_so(export):
+    class Filled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            z = self.fc(x)
+            z.view(-1).add_(1.0)
+            return z + x
+
+    model = export(Filled(), X)
+    reasons = {op.op: op.reason for op in explain(model, quantizer()).float_ops()}
+    assert reasons["aten.view.default"] == "move: linear is changed in place here, and read by others afterwards"
+    prepared = prepare_pt2e(model, quantizer())
+    calibrate(prepared, [(X,)])
+    assert (convert_pt2e(prepared)(X) - model(X)).abs().max() < 0.1
+
+
+def test_an_op_in_place_whose_result_alone_is_read_is_quantized(export):
+    class Relu(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return torch.relu_(self.conv(x))
+
+    x = torch.randn(1, 3, 5, 5)
+    model = export(Relu(), x)
+    assert explain(model, quantizer()).ops[0].row == "conv"
+    prepared = prepare_pt2e(model, quantizer())
+    calibrate(prepared, [(x,)])
+    assert (convert_pt2e(prepared)(x) - model(x)).abs().max() < 0.1
+
+
+def test_specs_on_what_writes_for_others_are_refused(export):
+    class Annotating(Quantizer):
+        def annotate(self, model):
+            for node in model.graph.nodes:
+                if node.target is torch.ops.aten.slice.Tensor:
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=CONFIG.input_activation)
+            return model
+
+        def validate(self, model):
+            pass
+
+    with pytest.raises(InvalidAnnotationError, match=r"slice_\d .*changed in place .*\n?.*read by others"):
+        prepare_pt2e(export(WrittenSlice(), X), Annotating())

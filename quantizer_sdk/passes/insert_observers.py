@@ -1,7 +1,8 @@
 """Put an observer at every point of a plan.
 
 Requires an exported graph and the plan made of its annotations. Ensures: points of one group call the same module;
-a consumer reads its producer through the observer of their edge; the annotations, now spent, are gone.
+a consumer reads its producer through the observer of their edge; what is written in place stays the tensor itself
+for whoever writes; the annotations, now spent, are gone.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.observers.base import ObserverBase
 from quantizer_sdk.observers.derived import is_derived
-from quantizer_sdk.operands import argument
+from quantizer_sdk.operands import argument, overwriting_users
 from quantizer_sdk.spec import ANNOTATION_KEY, EdgeOrNode
 
-__all__ = ["MOVES", "OBSERVER_PREFIX", "insert_observers", "moves"]
+__all__ = ["OBSERVER_PREFIX", "insert_observers", "moves"]
 
 OBSERVER_PREFIX = "activation_post_process_"
 
 _ATEN = torch.ops.aten
 
 # Ops whose results hold values of their operands alone, or zeros, which are in every range.
-MOVES = frozenset(
+_MOVES = frozenset(
     (
         *(_ATEN.view, _ATEN.reshape, _ATEN._unsafe_view, _ATEN.flatten, _ATEN.unflatten, _ATEN.squeeze),
         *(_ATEN.unsqueeze, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.numpy_T, _ATEN.flip, _ATEN.expand),
@@ -46,6 +47,11 @@ def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module
         anchor = last_placeholder if node.op == "placeholder" else node
         assert anchor is not None
         source, own = node, observer_of.get(node)
+        if writing := overwriting_users(node):
+            for user in users:
+                if user not in writing:
+                    _observe_late(model, node, user, (own, observer_of.get((node, user))), names)
+            continue
         if own is not None:
             source = anchor = _observe(model, anchor, node, names[own])
             for user in users:
@@ -64,6 +70,22 @@ def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module
             user.replace_input_with(source, made[observer])
     for node in nodes:
         node.meta.pop(ANNOTATION_KEY, None)
+
+
+def _observe_late(
+    model: GraphModule,
+    tensor: Node,
+    user: Node,
+    observers: tuple[nn.Module | None, nn.Module | None],
+    names: dict[nn.Module, str],
+) -> None:
+    """Put observers right before the op that reads a tensor, for it is written into meanwhile."""
+    source = tensor
+    with model.graph.inserting_before(user):
+        for observer in dict.fromkeys(observers):
+            if observer is not None:
+                source = _call(model, source, names[observer])
+    user.replace_input_with(tensor, source)
 
 
 def _observe(model: GraphModule, anchor: Node, tensor: Node, name: str) -> Node:
@@ -93,7 +115,7 @@ def moves(node: Node) -> bool:
     """Whether an op's results hold values of its operands alone, or zeros."""
     if node.target is operator.getitem:
         return True
-    return getattr(node.target, "overloadpacket", None) in MOVES and (_value_padded(node) or 0) == 0
+    return getattr(node.target, "overloadpacket", None) in _MOVES and (_value_padded(node) or 0) == 0
 
 
 def _value_padded(tensor: Node) -> float | None:
