@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def find_matches(
     for node in graph.nodes:
         if node.op == "call_function":
             by_target[node.target].append(node)
-    constant = constant_nodes(graph)
+    constant, overwriting = constant_nodes(graph), overwriting_users(graph)
     matches: list[Match] = []
     for row in rows:
         for target in sorted(row.steps[0].targets, key=str):
@@ -103,10 +103,21 @@ def find_matches(
                 match = _match(row, first, configure, claimed, refusals)
                 if match is not None and not row.share and match.output in constant:
                     refusals.add(first, Refusal(f"{row.name}: it computes a constant, before run time", cause=CONSTANT))
+                elif match is not None and (reason := _changes(match, overwriting)) is not None:
+                    refusals.add(first, reason.behind(f"{row.name}: "))
                 elif match is not None:
                     claimed.update(match.nodes)
                     matches.append(match)
     return matches
+
+
+def _changes(match: Match, overwriting: Mapping[Node, set[Node]]) -> Refusal | None:
+    """Refuse what changes a tensor in place that others read afterwards: quantized, it would change a copy."""
+    for node, _name, _operand, value in match.operands():
+        if isinstance(value, Node) and node in overwriting.get(value, ()):
+            words = f"{value.name} is changed in place here, and read by others afterwards"
+            return Refusal(words, advice="write it without changing in place, such as with torch.cat or torch.where")
+    return None
 
 
 def claims(rows: Iterable[Row], node: Node, configure: Configure) -> bool:
@@ -152,10 +163,7 @@ def follow(row: Row, first: Node, claimed: set[Node]) -> tuple[Node, ...] | None
 
 def operands_fit(match: Match) -> str | None:
     """Refuse operands that no spec could be put on, or not the one that they get."""
-    for node, name, operand, value in match.operands():
-        if isinstance(value, Node) and node in overwriting_users(value):
-            words = f"{value.name} is changed in place here, and read by others afterwards"
-            return Refusal(words, advice="write it without changing in place, such as with torch.cat or torch.where")
+    for _node, name, operand, value in match.operands():
         if operand.spec(match.config) is None:
             continue
         if not isinstance(value, Node):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 __all__ = ["argument", "give_by_position", "is_written", "overwriting_users", "replace_argument", "tensor_operands"]
 
@@ -85,12 +85,25 @@ def is_written(tensor: Node) -> bool:
     return any(writes for _user, _op, writes in _uses(tensor))
 
 
-def overwriting_users(tensor: Node) -> set[Node]:
-    """Return the users that change a tensor in place, or are views through which others do, if it is read afterwards.
+def overwriting_users(graph: Graph) -> dict[Node, set[Node]]:
+    """Return, for each tensor that is changed in place and read afterwards, the users that change it, O(nodes + edges).
 
-    They must get the tensor itself: what they wrote into a copy, nobody would read. Where it is only read through what
-    they return, as behind `relu_`, there are none.
+    They, and views through which others change it, must get the tensor itself: what they wrote into a copy, nobody
+    would read. A tensor that is only read through what they return, as behind `relu_`, is none of these.
     """
+    changed: dict[Node, None] = {}
+    for node in graph.nodes:
+        frontier = [operand for operand in node.all_input_nodes if (it := _alias(node, operand)) and it.is_write]
+        while frontier:
+            tensor = frontier.pop()
+            if tensor not in changed:
+                changed[tensor] = None
+                frontier += [operand for operand in tensor.all_input_nodes if _alias(tensor, operand)]
+    found = ((tensor, _overwriting_users(tensor)) for tensor in changed)
+    return {tensor: users for tensor, users in found if users}
+
+
+def _overwriting_users(tensor: Node) -> set[Node]:
     uses = list(_uses(tensor))
     written = [op for _user, op, writes in uses if writes]
     if not written or not any(op > min(written) for _user, op, writes in uses if not writes):

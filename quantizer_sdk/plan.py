@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,7 @@ def build_plan(model: GraphModule) -> Plan:
 
 def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationSpecBase]]:
     """Yield every annotated point with its spec: a node's operands in order, then its output."""
+    overwriting = overwriting_users(model.graph)
     for node in model.graph.nodes:
         annotation = annotation_of(node)
         if annotation is None:
@@ -95,7 +96,7 @@ def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationS
             if spec is not None:
                 _check_tensor(producer, spec, (producer, node))
                 yield (producer, node), spec
-        _check_memory(node, annotation)
+        _check_memory(node, annotation, overwriting)
         if annotation.output_qspec is not None:
             if node.op == "output":
                 message = "the graph's output node is annotated with an output spec; annotate its operands instead"
@@ -104,13 +105,13 @@ def _read_points(model: GraphModule) -> Iterator[tuple[EdgeOrNode, QuantizationS
             yield node, annotation.output_qspec
 
 
-def _check_memory(node: Node, annotation: QuantizationAnnotation) -> None:
+def _check_memory(node: Node, annotation: QuantizationAnnotation, overwriting: Mapping[Node, set[Node]]) -> None:
     """Refuse specs on what changes a tensor in place that is read afterwards: it would write into a copy."""
     specs = (*annotation.input_qspec_map.values(), annotation.output_qspec)
     if all(spec is None for spec in specs):
         return
     for operand in node.all_input_nodes:
-        if node in overwriting_users(operand):
+        if node in overwriting.get(operand, ()):
             message = (
                 f"{describe(node)} is annotated, but {operand.name} is changed in place through it and read by others "
                 "afterwards: what is quantized is a copy. Leave it without specs, or write the model without that"

@@ -40,14 +40,14 @@ _MOVES = frozenset(
 def insert_observers(model: GraphModule, observer_of: dict[EdgeOrNode, nn.Module]) -> None:
     """Insert `observer_of[point]` at each point, in the order of the plan."""
     names = _name_modules(model, observer_of)
-    nodes = list(model.graph.nodes)
+    nodes, overwriting = list(model.graph.nodes), overwriting_users(model.graph)
     last_placeholder = next((node for node in reversed(nodes) if node.op == "placeholder"), None)
     for node in nodes:
         users = [user for user in node.users if user.op != "call_module"]  # export's guards see the raw inputs
         anchor = last_placeholder if node.op == "placeholder" else node
         assert anchor is not None
         source, own = node, observer_of.get(node)
-        if writing := overwriting_users(node):
+        if writing := overwriting.get(node):
             for user in users:
                 if user not in writing:
                     _observe_late(model, node, user, (own, observer_of.get((node, user))), names)
