@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import torch
+from documents import run_snippets
 
 import quantizer_sdk
 
@@ -15,9 +16,7 @@ def quick(snippet):
 
 
 def test_its_snippets_run_in_order(capsys):
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL):
-        exec(compile(quick(snippet), "docs/accuracy.md", "exec"), names)
+    names = run_snippets("accuracy.md", quick)
     assert "as it is" in capsys.readouterr().out
     assert names["labelled"].metric == "agreement"
     assert names["quantized"](names["images"][0]).shape == (2, 4)

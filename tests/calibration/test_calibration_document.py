@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from documents import run_snippets
+
 from quantizer_sdk import observers
 from quantizer_sdk.observers import ObserverBase
 
@@ -10,9 +12,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text()
 
 
 def test_its_snippets_run_in_order():
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL):
-        exec(compile(snippet, "docs/calibration.md", "exec"), names)
+    names = run_snippets("calibration.md")
     assert names["quantized"](names["images"][0]).shape == (2, 4, 12, 12)
 
 

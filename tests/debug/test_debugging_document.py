@@ -4,6 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+from documents import run_snippets
+
 from quantizer_sdk import LayerError
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "debugging.md").read_text()
@@ -11,9 +13,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "debugging.md").read_text()
 
 def test_its_snippets_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL):
-        exec(compile(snippet, "docs/debugging.md", "exec"), names)
+    names = run_snippets("debugging.md")
     for picture in ("layers", "histograms", "channels"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     graph, kernels = names["comparison"], names["kernels"]

@@ -4,16 +4,15 @@ import re
 from pathlib import Path
 
 import torch
+from documents import run_snippets
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "interop.md").read_text()
 
 
 def test_its_snippets_run(capsys):
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL):
-        exec(compile(snippet, "docs/interop.md", "exec"), names)
+    names = run_snippets("interop.md")
     printed = capsys.readouterr().out
-    assert "4 ops: 2 quantized, 0 shared, 1 folded, 1 float" in printed
+    assert "4 ops: 2 quantized, 0 shared, 0 passthrough, 1 folded, 1 float" in printed
     assert re.search(r"elu\s+float", printed)
     assert "torch.Size([2, 8, 14, 14])" in printed
     weights = [value for value in names["quantized"].state_dict().values() if value.dim() == 4]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import torch
+from documents import run_snippets
 
 from quantizer_sdk import load_config
 from quantizer_sdk.backends.x86 import X86Quantizer
@@ -14,9 +15,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "mixed-precision.md").read_text
 
 def test_its_snippets_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL):
-        exec(compile(snippet, "docs/mixed-precision.md", "exec"), names)
+    names = run_snippets("mixed-precision.md")
     assert names["result"].after.sqnr >= names["found"].sqnr + 3
     assert names["quantized"](names["images"][0]).shape == (2, 10)
     assert names["quantizer"]._rules.module_names == names["result"].quantizer._rules.module_names

@@ -12,7 +12,7 @@ from quantizer_sdk import calibrate, convert_pt2e, prepare_pt2e
 from quantizer_sdk.backends.xnnpack import BACKEND
 from quantizer_sdk.conformance import judge, run_oracle
 
-# Each row in every form of export, and the reference on the plainest data of each: seven of eight cases of these levels.
+# Each row in every form of export, and the reference on the plainest data: seven of eight cases of these levels.
 CONTRACT = (
     *("L0.*", "L1.E[134]/*", "L2.R[2-9]*", "L2.R1/*/s8.pc/generic/*", "L2.R1/*/zp_odd/4d"),
     *(f"L1.E2/*/{form}" for form in ("strict/4d", "dynamic/*", "called_twice/*", "no_grad/*")),
