@@ -175,7 +175,7 @@ def _quantize(
 ) -> _Result:
     """Tune, find rules, calibrate, convert and measure."""
     from quantizer_sdk import calibrate, convert_pt2e, explain, prepare_pt2e
-    from quantizer_sdk.mixed.outputs import Reference, to_db
+    from quantizer_sdk.mixed.outputs import Reference
 
     samples, evaluation = read.held_out()
     model, tuned, mixed = opened.model, None, None
@@ -194,7 +194,7 @@ def _quantize(
         converted = convert_pt2e(prepared)
     with stage("measuring"):
         reference = Reference.of(opened.model, evaluation.batches)
-        measured = to_db(reference.noise(reference.errors(converted, evaluation.batches)))
+        measured = reference.sqnr(reference.errors(converted, evaluation.batches))
     explanation = explain(converted)
     if not explanation.ops:
         explanation = explain(prepared)

@@ -19,6 +19,7 @@ from quantizer_sdk.accuracy.recipe import Kitchen, Recipe
 from quantizer_sdk.accuracy.trial import Trial, TuneResult
 from quantizer_sdk.backend import Backend
 from quantizer_sdk.batches import positional_inputs
+from quantizer_sdk.decibels import to_db
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, QuantizerError
 from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.quantizer import QuantizerLike
@@ -45,8 +46,7 @@ def sqnr(expected: list[Any], found: list[Any]) -> float:
         expected: What the float model returns, batch by batch.
         found: What the quantized one does.
     """
-    noise = relative_noise(expected, found)
-    return -10 * math.log10(noise) if noise > 0 else math.inf
+    return to_db(1.0, relative_noise(expected, found))
 
 
 def tune(

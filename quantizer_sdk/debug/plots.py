@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from quantizer_sdk.debug.figure import new_figure
 from quantizer_sdk.debug.spread import Spread
-from quantizer_sdk.debug.text import in_db
+from quantizer_sdk.decibels import in_db
 from quantizer_sdk.errors import ComparisonError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from quantizer_sdk.debug.decibels import to_db
+from quantizer_sdk.decibels import to_db
 
 __all__ = ["Tally"]
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
+
+from quantizer_sdk.decibels import in_db
 
 if TYPE_CHECKING:
     from quantizer_sdk.debug.comparison import Comparison, LayerError
 
-__all__ = ["as_text", "in_db"]
+__all__ = ["as_text"]
 
 _NUMBERS = 6  # columns
-
-
-def in_db(ratio: float | None) -> str:
-    """Return "23.4 dB", or a word where there is no number."""
-    if ratio is None:
-        return ""
-    if math.isnan(ratio):
-        return "NaN"
-    return "exact" if ratio == math.inf else f"{ratio:.1f} dB"
 
 
 def as_text(comparison: Comparison, most: int) -> str:

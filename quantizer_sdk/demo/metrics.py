@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from quantizer_sdk.debug.decibels import to_db
+from quantizer_sdk.decibels import to_db
 
 __all__ = [
     "agreement",

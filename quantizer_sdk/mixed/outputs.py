@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +11,15 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.batches import run_batch
+from quantizer_sdk.decibels import to_db
 from quantizer_sdk.errors import CalibrationError
 
-__all__ = ["Reference", "float_outputs", "to_db"]
+__all__ = ["Reference", "float_outputs"]
 
 
 def float_outputs(outputs: Any) -> list[torch.Tensor]:
     """Return the float tensors among a model's outputs, in order."""
     return [value for value in tree_leaves(outputs) if isinstance(value, torch.Tensor) and value.is_floating_point()]
-
-
-def to_db(noise: float) -> float:
-    """Return the SQNR, dB, of noise as a share of the signal; infinite where there is none."""
-    return -10 * math.log10(noise) if noise > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +69,7 @@ class Reference:
             for found in errors
             for error, weight in zip(found, self.weights, strict=True)
         )
+
+    def sqnr(self, errors: Sequence[Sequence[torch.Tensor]]) -> float:
+        """Return the same in dB."""
+        return to_db(1.0, self.noise(errors))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch.fx import GraphModule
 
+from quantizer_sdk.decibels import to_db
 from quantizer_sdk.errors import NothingAnnotatedError
 from quantizer_sdk.mixed.layers import Layer
 from quantizer_sdk.mixed.noise import Source
-from quantizer_sdk.mixed.outputs import to_db
 from quantizer_sdk.mixed.rule_list import with_rules
 from quantizer_sdk.mixed.trial import Workbench
 from quantizer_sdk.table_quantizer import TableQuantizer
@@ -145,7 +145,9 @@ def sensitivity(
         gain = after - figures.sqnr if after != figures.sqnr else 0.0  # both may be infinite
         found[index] = dataclasses.replace(found[index], measured_gain=gain)
     together = sum((source.effect for source in sources), np.zeros(1))
-    return Sensitivity(layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(float(np.square(together).sum())))
+    return Sensitivity(
+        layers=tuple(found), sqnr=figures.sqnr, estimated_sqnr=to_db(1.0, float(np.square(together).sum()))
+    )
 
 
 def _estimated(index: int, layer: Layer, sources: Sequence[Source], total: float) -> LayerSensitivity:
@@ -161,5 +163,5 @@ def _estimated(index: int, layer: Layer, sources: Sequence[Source], total: float
         ops=layer.ops,
         share=sum(share for share, _constant in shares),
         weight_share=sum(share for share, constant in shares if constant),
-        estimated_gain=-10 * math.log10(left),
+        estimated_gain=to_db(1.0, left),
     )

@@ -14,7 +14,7 @@ from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.mixed.budget import Figures
 from quantizer_sdk.mixed.layers import Layers, prepare_watched
 from quantizer_sdk.mixed.noise import Source, sweep
-from quantizer_sdk.mixed.outputs import Reference, to_db
+from quantizer_sdk.mixed.outputs import Reference
 from quantizer_sdk.quantize_pt2e import convert_pt2e
 from quantizer_sdk.table_quantizer import TableQuantizer, UnusedRuleWarning
 
@@ -75,7 +75,7 @@ class Workbench:
         converted = convert_pt2e(prepared)
         errors = self.reference.errors(converted, self.evaluation)
         accuracy = None if self.metric is None else float(self.metric(converted))
-        return Figures(to_db(self.reference.noise(errors)), accuracy), errors
+        return Figures(self.reference.sqnr(errors), accuracy), errors
 
     def trial(self, quantizer: TableQuantizer) -> Figures:
         """Make a quantized model from the start and measure it."""

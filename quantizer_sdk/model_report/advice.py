@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from quantizer_sdk.debug import Comparison, LayerError
+from quantizer_sdk.decibels import in_db, to_db
 from quantizer_sdk.mixed import LayerSensitivity, Sensitivity
 from quantizer_sdk.model_report.content import Advice
 from quantizer_sdk.report import Explanation, Finding, OpRecord
@@ -131,7 +132,7 @@ def _where(layer: LayerError) -> str:
 
 
 def _gain(share: float) -> str:
-    return "all of it" if share >= 1 else f"{-10 * math.log10(1 - share):.1f} dB"
+    return "all of it" if share >= 1 else in_db(to_db(1.0, 1 - share))
 
 
 def _counted(count: int, word: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from torch.fx import GraphModule
 
 from quantizer_sdk.debug import Comparison, LayerError
+from quantizer_sdk.decibels import in_db
 from quantizer_sdk.mixed import Sensitivity
 from quantizer_sdk.model_report.advice import advice_of
 from quantizer_sdk.model_report.content import Card, Content, Picture, Row
@@ -110,9 +110,9 @@ def _details(node: FlowNode, record: OpRecord | None, error: LayerError | None) 
         details.append(("parameters", number(record.parameters) if record.parameters else ""))
         details.append(("multiplications", number(record.macs) if record.macs else ""))
     if error is not None:
-        own = "" if error.own_sqnr is None else f"{_db(error.own_sqnr)} by itself, "
+        own = "" if error.own_sqnr is None else f"{in_db(error.own_sqnr)} by itself, "
         largest = "" if error.max_error_lsb is None else f", largest error {error.max_error_lsb:.3g} steps"
-        details.append(("noise", f"{own}{_db(error.sqnr)} with all before it, cosine {error.cosine:.4f}{largest}"))
+        details.append(("noise", f"{own}{in_db(error.sqnr)} with all before it, cosine {error.cosine:.4f}{largest}"))
     return details
 
 
@@ -120,7 +120,7 @@ def _cards(explanation: Explanation, comparison: Comparison | None) -> list[Card
     cards = []
     for output in () if comparison is None else comparison.outputs:
         title = "SQNR of the output" if len(comparison.outputs) == 1 else f"SQNR of {output.name}"  # type: ignore[union-attr]
-        cards.append(Card(title=title, value=_db(output.sqnr), note=f"cosine {output.cosine:.4f}"))
+        cards.append(Card(title=title, value=in_db(output.sqnr), note=f"cosine {output.cosine:.4f}"))
     ops = [op for op in explanation.ops if op.state != "folded"]
     floats = explanation.count("float")
     cards.append(Card(title="Ops left float", value=f"{floats} of {len(ops)}", note="by number"))
@@ -138,7 +138,3 @@ def _coverage(ops: Sequence[OpRecord], states: Sequence[str]) -> tuple[tuple[str
     kinds = dict.fromkeys(op.op for op in ops)
     order = sorted(kinds, key=lambda kind: (-counts[kind, "float"], -sum(counts[kind, state] for state in states)))
     return tuple((kind, tuple(counts[kind, state] for state in states)) for kind in order)
-
-
-def _db(sqnr: float) -> str:
-    return "no noise" if sqnr == math.inf else f"{sqnr:.1f} dB"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 
+from quantizer_sdk.decibels import in_db
 from quantizer_sdk.model_report.content import Content
 from quantizer_sdk.templating import asset, fill, page_style, script_hash
 
@@ -32,16 +32,12 @@ def to_html(report: Content) -> str:
         "data": json.dumps(details, ensure_ascii=False).replace("<", "\\u003c"),
         "most_rows": _MOST_ROWS,
     }
-    return fill(_PACKAGE, "model.html.j2", context, {"bar": _bar, "db": _db, "percent": _percent})
+    return fill(_PACKAGE, "model.html.j2", context, {"bar": _bar, "db": in_db, "percent": _percent})
 
 
 def _bar(sqnr: float) -> str:
     """Return how much of its bar a ratio fills, in percent."""
     return f"{100 * min(max(sqnr, 0.0), _FULL_BAR) / _FULL_BAR:.0f}"
-
-
-def _db(sqnr: float) -> str:
-    return "no noise" if sqnr == math.inf else f"{sqnr:.1f} dB"
 
 
 def _percent(share: float) -> str:

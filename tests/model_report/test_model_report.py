@@ -4,7 +4,7 @@ import pytest
 import torch
 from in_browser import find, one, opened
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 from torch import nn
 
 from quantizer_sdk import compare, explain
@@ -85,8 +85,8 @@ def test_advice_names_the_noisiest_layer_first(page, models):
 
 def test_a_link_of_advice_opens_its_row(page):
     link = next(item for item in find(page, ".advice li") if "cumsum" in item.text).find_element(By.CSS_SELECTOR, "a")
-    link.click()
-    details = one(page, "#rows tr.details").text
+    link.click()  # the page hears of its new address a little later
+    details = WebDriverWait(page, 10).until(lambda it: find(it, "#rows tr.details"))[0].text
     assert "what would change it" in details
     assert "torch.cumsum(self.noisy(y), -1)" in details
 
