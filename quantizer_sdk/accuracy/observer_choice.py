@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from quantizer_sdk.errors import RuleError
-from quantizer_sdk.observers import (
-    HistogramObserver,
-    MinMaxObserver,
-    MSEObserver,
-    ObserverFactory,
-    PercentileObserver,
-)
+from quantizer_sdk.observers import HistogramObserver, MinMaxObserver, ObserverFactory, PercentileObserver
 from quantizer_sdk.quantizer import ComposableQuantizer, QuantizerLike
+from quantizer_sdk.range_choice import OBSERVERS, observer_of, with_activations, with_range_by
 from quantizer_sdk.spec import QuantizationSpec
 from quantizer_sdk.table import QuantizationConfig
 from quantizer_sdk.table_quantizer import TableQuantizer
 
-__all__ = ["OBSERVERS", "with_observer"]
+__all__ = ["with_observer"]
 
-OBSERVERS: dict[str, ObserverFactory] = {
-    "histogram": HistogramObserver.with_args(),
-    "min-max": MinMaxObserver.with_args(),
-    "MSE": MSEObserver.with_args(),
-    "percentile 99.99": PercentileObserver.with_args(percentile=99.99),
-    "percentile 99.9": PercentileObserver.with_args(percentile=99.9),
-}
-"""Ways to choose the range of an activation from data, by the names that `with_observer` and `tune` know."""
-
-# What an observer is told that holds for whatever chooses the range.
-_KEPT = frozenset({"eps", "granularity", "power_of_two_scale", "scale_dtype"})
 _WATCHING = (HistogramObserver, MinMaxObserver, PercentileObserver)
 
 
@@ -50,11 +33,7 @@ def with_observer(quantizer: QuantizerLike, observer: str) -> QuantizerLike:
     changes: list[bool] = []
 
     def change(config: QuantizationConfig) -> QuantizationConfig:
-        specs = {
-            name: _changed(getattr(config, name), OBSERVERS[observer], changes)
-            for name in ("input_activation", "output_activation")
-        }
-        return dataclasses.replace(config, **specs)
+        return with_activations(config, lambda spec: _changed(spec, OBSERVERS[observer], changes))
 
     def of(it: QuantizerLike) -> QuantizerLike:
         if isinstance(it, ComposableQuantizer):
@@ -75,13 +54,9 @@ def _changed(spec: Any, observer: ObserverFactory, changes: list[bool]) -> Any:
     """Return a spec with another observer if it is static and has one that watches data; note if it was another."""
     if not isinstance(spec, QuantizationSpec) or spec.is_dynamic:
         return spec
-    given = spec.observer_or_fake_quant_ctr
-    kind = given.constructor if isinstance(given, ObserverFactory) else given
-    arguments = given.arguments if isinstance(given, ObserverFactory) else {}
-    watches = given is None or (isinstance(kind, type) and issubclass(kind, _WATCHING))
-    if not watches:
+    kind = observer_of(spec)
+    if not (isinstance(kind, type) and issubclass(kind, _WATCHING)):
         return spec
-    kept = {name: value for name, value in arguments.items() if name in _KEPT}
-    changed = dataclasses.replace(spec, observer_or_fake_quant_ctr=observer.with_args(**kept))
+    changed = with_range_by(spec, observer)
     changes.append(changed != spec)
     return changed

@@ -14,7 +14,6 @@ import torch
 from torch.fx import GraphModule
 
 from quantizer_sdk.accuracy.empirical_shifts import relative_noise
-from quantizer_sdk.accuracy.observer_choice import OBSERVERS
 from quantizer_sdk.accuracy.recipe import Kitchen, Recipe
 from quantizer_sdk.accuracy.trial import Trial, TuneResult
 from quantizer_sdk.backend import Backend
@@ -23,6 +22,7 @@ from quantizer_sdk.decibels import to_db
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, QuantizerError
 from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.quantizer import QuantizerLike
+from quantizer_sdk.range_choice import OBSERVERS
 from quantizer_sdk.verify import require_exported
 
 __all__ = ["TOOLS", "sqnr", "tune"]
