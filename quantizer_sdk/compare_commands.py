@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from quantizer_sdk.console import Stages, readable_errors
+from quantizer_sdk.console import Stages, counted, readable_errors
 from quantizer_sdk.model_options import (
     BatchSizeOption,
     DataOption,
@@ -21,10 +20,7 @@ from quantizer_sdk.model_options import (
     quiet_libraries,
 )
 
-if TYPE_CHECKING:
-    from torch.fx import GraphModule
-
-__all__ = ["register", "run_compare"]
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +43,8 @@ def compare(
 ) -> None:
     """Say layer by layer how far a quantized model is from the float one, and which layers are to blame."""
     with readable_errors(), quiet_libraries():
+        from quantizer_sdk import compare as compare_models
+
         if plot is not None and not plot.parent.is_dir():
             raise typer.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
         stage = Stages()
@@ -55,17 +53,8 @@ def compare(
             read = open_samples(
                 data, reference, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize
             )
-        with stage(f"comparing on {len(read.batches)} batches of {read.batch_size}"):
-            comparison = run_compare(reference.model, other.model, read.batches)
+        with stage(f"comparing on {len(read.batches)} batches of {read.batch_size}") as tell:
+            comparison = compare_models(reference.model, other.model, read.batches, progress=counted(tell))
         if plot is not None:
             comparison.plot(plot)
         typer.echo(comparison.to_json() if as_json else str(comparison))
-
-
-def run_compare(
-    float_model: GraphModule, quantized: GraphModule, batches: Sequence[Any], *, histograms: bool = False
-) -> Any:
-    """Compare two models; see `quantizer_sdk.compare`."""
-    from quantizer_sdk import compare as compare_models
-
-    return compare_models(float_model, quantized, batches, histograms=histograms)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -23,7 +24,7 @@ from quantizer_sdk.errors import (
     WaiverError,
 )
 
-__all__ = ["Stages", "readable_errors"]
+__all__ = ["Stages", "counted", "readable_errors"]
 
 _USAGE = (
     *(BackendError, ConfigurationError, DataError, InvalidSpecError),
@@ -39,6 +40,17 @@ def readable_errors() -> Iterator[None]:
     except QuantizerError as e:
         typer.echo(f"error: {e}", err=True)
         raise typer.Exit(2 if isinstance(e, _USAGE) else 1) from e
+
+
+def counted(tell: Callable[[str], None]) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """Return what wraps batches so that a stage says how many are done."""
+
+    def wrap(batches: Iterable[Any]) -> Iterator[Any]:
+        for number, batch in enumerate(batches):
+            tell(f"{number} done")
+            yield batch
+
+    return wrap
 
 
 class Stages:

@@ -156,6 +156,17 @@ class Target:
     quantizer: Callable[[], Quantizer]
     save: Callable[[OpenModel, GraphModule, Sequence[torch.Tensor], Path], FileReport]
 
+    def configured(self, config: Path | None) -> Any:
+        """Return a fresh quantizer with the rules of a file, if there is one.
+
+        Raises:
+            ConfigurationError: The file holds no rules for it.
+        """
+        from quantizer_sdk.configuration import load_config
+
+        quantizer: Any = self.quantizer()
+        return quantizer if config is None else load_config(config, quantizer)
+
 
 def choose_target(backend: str | None, to: str | None, out: Path | None) -> Target:
     """Find out what to write: by what the user says, else the first kind of file that the backend has.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantizer_sdk.console import Stages, readable_errors
+from quantizer_sdk.console import Stages, counted, readable_errors
 from quantizer_sdk.model_options import (
     BatchSizeOption,
     DataOption,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from quantizer_sdk import Explanation, MixedPrecision
     from quantizer_sdk.backend import FileReport
+    from quantizer_sdk.model_report import Card
     from quantizer_sdk.samples import Samples
 
 __all__ = ["register"]
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(slots=True)
 class _Result:
-    """What the command found out and made."""
+    """What the command found out and made; `float_model` is the user's, or what tuning made of it."""
 
     opened: OpenModel
     target: Target
@@ -129,11 +130,10 @@ def quantize(
         stage = Stages()
         with stage(f"reading {model.name} and its samples"):
             opened = open_model(model)
-            quantizer = _quantizer(target, config)
+            make = functools.partial(target.configured, config)
+            make()  # a mistake in the file is told before the work
             read = open_samples(data, opened, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize)
-        result = _quantize(
-            opened, target, quantizer, read, stage, tune=tune, sqnr=sqnr, max_float_layers=max_float_layers
-        )
+        result = _quantize(opened, target, make, read, stage, tune=tune, sqnr=sqnr, max_float_layers=max_float_layers)
         with stage(f"writing {path.name} for {target.runtime}"):
             written = target.save(opened, result.converted, result.samples.batches[0], path)
         if save_config is not None:
@@ -155,17 +155,10 @@ def _check_folder(path: Path | None, option: str) -> None:
         raise typer.BadParameter(f"{path} is a folder", param_hint=option)
 
 
-def _quantizer(target: Target, config: Path | None) -> Any:
-    from quantizer_sdk import load_config
-
-    quantizer: Any = target.quantizer()
-    return quantizer if config is None else load_config(config, quantizer)
-
-
 def _quantize(
     opened: OpenModel,
     target: Target,
-    quantizer: Any,
+    make: Callable[[], Any],
     read: Samples,
     stage: Stages,
     *,
@@ -178,11 +171,11 @@ def _quantize(
     from quantizer_sdk.mixed.outputs import Reference
 
     samples, evaluation = read.held_out()
-    model, tuned, mixed = opened.model, None, None
+    model, quantizer, tuned, mixed = opened.model, make(), None, None
     if tune is not None:
         from quantizer_sdk.tune_commands import run_tune
 
-        tuned = run_tune(model, lambda: quantizer, samples, seconds=tune)
+        tuned = run_tune(model, make, samples, seconds=tune)
         model, quantizer = tuned.model, tuned.quantizer
     if sqnr is not None or max_float_layers is not None:
         with stage("finding rules") as tell:
@@ -190,21 +183,19 @@ def _quantize(
         quantizer = mixed.quantizer
     with stage(f"calibrating with {len(samples.batches)} batches of {samples.batch_size}") as tell:
         prepared = prepare_pt2e(model, quantizer)
-        calibrate(prepared, samples.batches, progress=functools.partial(_counted, tell))
+        calibrate(prepared, samples.batches, progress=counted(tell))
         converted = convert_pt2e(prepared)
     with stage("measuring"):
         reference = Reference.of(opened.model, evaluation.batches)
         measured = reference.sqnr(reference.errors(converted, evaluation.batches))
     explanation = explain(converted)
-    if not explanation.ops:
-        explanation = explain(prepared)
     return _Result(
         opened=opened,
         target=target,
         samples=samples,
         evaluation=evaluation,
         quantizer=quantizer,
-        float_model=opened.model,
+        float_model=model,
         converted=converted,
         sqnr=measured,
         explanation=explanation,
@@ -212,12 +203,6 @@ def _quantize(
         tuned=tuned,
         notes=[*read.notes, *explanation.notes],
     )
-
-
-def _counted(tell: Callable[[str], None], batches: Iterable[Any]) -> Iterator[Any]:
-    for number, batch in enumerate(batches):
-        tell(f"{number} done")
-        yield batch
 
 
 def _find_rules(
@@ -242,9 +227,8 @@ def _find_rules(
 
 def _write_report(path: Path, result: _Result, *, quantized: int, plain: int) -> None:
     """Write the HTML report; sizes of files are in bytes."""
-    from quantizer_sdk import sensitivity
-    from quantizer_sdk.compare_commands import run_compare
-    from quantizer_sdk.model_report import Card, write_report
+    from quantizer_sdk import compare, sensitivity
+    from quantizer_sdk.model_report import write_report
 
     batches = result.evaluation.batches
     gains = sensitivity(result.float_model, result.quantizer, result.samples.batches, evaluation=batches)
@@ -252,12 +236,22 @@ def _write_report(path: Path, result: _Result, *, quantized: int, plain: int) ->
         path,
         model=result.converted,
         explanation=result.explanation,
-        comparison=run_compare(result.float_model, result.converted, batches, histograms=True),
+        comparison=compare(result.float_model, result.converted, batches, histograms=True),
         sensitivity=gains,
         title=result.opened.name,
-        cards=[Card(title="Size of the file", value=f"{quantized / 1e6:.2f} MB", note=f"float: {plain / 1e6:.2f} MB")],
+        cards=_cards(result, quantized, plain),
         facts=_facts(result),
     )
+
+
+def _cards(result: _Result, quantized: int, plain: int) -> list[Card]:
+    from quantizer_sdk.decibels import in_db
+    from quantizer_sdk.model_report import Card
+
+    cards = [Card(title="Size of the file", value=f"{quantized / 1e6:.2f} MB", note=f"float: {plain / 1e6:.2f} MB")]
+    if result.tuned is not None:  # layers are compared with the model that tuning made, which is what was quantized
+        cards.append(Card(title="Against the given model", value=in_db(result.sqnr), note="with what tuning changed"))
+    return cards
 
 
 def _facts(result: _Result) -> dict[str, str]:

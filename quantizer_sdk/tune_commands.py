@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -65,12 +66,7 @@ def tune(
             opened = open_model(model)
             read = open_samples(data, opened, samples=samples, batch_size=batch_size, mean=mean, std=std, resize=resize)
 
-        def make() -> Any:
-            from quantizer_sdk import load_config
-
-            quantizer: Any = target.quantizer()
-            return quantizer if config is None else load_config(config, quantizer)
-
+        make = functools.partial(target.configured, config)
         make()  # a mistake in the file is told before the work
         result = run_tune(opened.model, make, read, seconds=budget)
         typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else str(result))

@@ -1,6 +1,7 @@
 """The commands for people with a model of their own: files in, files out, one-line errors, exit statuses."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -138,6 +139,37 @@ def test_rules_out_of_a_file_and_into_one(folder):
     assert "no rules were found that reach 300 dB, at most 0 float layers" in line
     made.write_text(made.read_text().replace("version = 1", "version = 7"))
     assert "version is 7" in assert_one_line(run("quantize", *arguments, "--config", made), exit_code=2)
+
+
+class Uneven(nn.Module):
+    """One channel behind the norm is large, which smoothing evens out."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.wide, self.head = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 4)
+        with torch.no_grad():
+            self.norm.weight[3] = 80.0
+            self.wide.weight[:, 3] *= 0.01
+
+    def forward(self, x):
+        return self.head(torch.relu(self.wide(self.norm(x))))
+
+
+def test_the_report_looks_at_the_model_that_tuning_made(tmp_path):
+    torch.manual_seed(0)
+    torch.export.save(torch.export.export(Uneven().eval(), (torch.randn(4, 32),)), tmp_path / "uneven.pt2")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 32)).astype(np.float32))
+    page = tmp_path / "report.html"
+    result = quantized(tmp_path / "uneven.pt2", "-d", tmp_path / "x.npy", "--to", "onnx", "--tune", 3, "--report", page)
+    assert re.search(r"^> .*smooth_quant", result.stdout, re.MULTILINE)
+    text = page.read_text()
+    assert "<title>uneven.pt2: quantization report</title>" in text
+    (measured,) = re.findall(r"signal to noise: (.* dB) on", result.stdout)
+    assert f"<small>Against the given model</small><b>{measured}</b>" in text
+    noise = dict(re.findall(r'data-name="(\w+)" data-state="\w+" data-blame="[^"]+" data-sqnr="([^"]+)"', text))
+    assert float(noise["layer_norm"]) > 10  # 0 beside the given model, for smoothing has scaled its result
+    gains = [float(gain) for gain in re.findall(r'class="gain">(?:about )?([\d.]+) dB', text)]
+    assert all(gain < 10 for gain in gains)
 
 
 def test_tuned_in_a_second(folder):
