@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from torch.fx import GraphModule
 
 from quantizer_sdk.errors import CalibrationError
 
-__all__ = ["positional_inputs", "run_batch"]
+__all__ = ["Progress", "positional_inputs", "run_batch"]
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Wraps what is iterated over to show progress, such as `tqdm.tqdm`."""
 
 
 def run_batch(model: GraphModule, batch: Any, index: int) -> Any:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.fx import GraphModule
 
-from quantizer_sdk.batches import run_batch
+from quantizer_sdk.batches import Progress, run_batch
 from quantizer_sdk.calibration_state import Checkpoint, merge_observers, observers_of, snapshots_of
 from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.distributed import ranks
@@ -24,14 +24,12 @@ from quantizer_sdk.verify import require_prepared
 
 __all__ = ["calibrate"]
 
-_Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
 
 def calibrate(
     prepared: GraphModule,
     batches: Iterable[Any],
     *,
-    progress: _Progress | None = None,
+    progress: Progress | None = None,
     shard: bool | None = None,
     checkpoint: str | Path | None = None,
 ) -> int:
@@ -103,7 +101,7 @@ def _run(
 def _calibrate_together(
     prepared: GraphModule,
     batches: Iterable[Any],
-    progress: _Progress | None,
+    progress: Progress | None,
     shard: bool | None,
     checkpoint: str | Path | None,
 ) -> int:

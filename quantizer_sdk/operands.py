@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["argument", "give_by_position", "is_written", "overwriting_users", "replace_argument", "tensor_operands"]
+__all__ = [
+    "argument",
+    "give_by_position",
+    "is_written",
+    "overwriting_users",
+    "replace_argument",
+    "tensor_operands",
+    "writes_state",
+]
 
 
 @functools.cache  # one entry an overload in use
@@ -93,6 +101,8 @@ def overwriting_users(graph: Graph) -> dict[Node, set[Node]]:
     """
     changed: dict[Node, None] = {}
     for node in graph.nodes:
+        if not (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable):
+            continue
         frontier = [operand for operand in node.all_input_nodes if (it := _alias(node, operand)) and it.is_write]
         while frontier:
             tensor = frontier.pop()
@@ -109,6 +119,16 @@ def _overwriting_users(tensor: Node) -> set[Node]:
     if not written or not any(op > min(written) for _user, op, writes in uses if not writes):
         return set()
     return {user for user, _op, writes in uses if writes}
+
+
+def writes_state(node: Node) -> bool:
+    """Whether an op writes in place into what outlives a run: a buffer, or an input."""
+    if not (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable):
+        return False
+    base: Node | None = node
+    while base is not None:
+        node, base = base, next((operand for operand in base.all_input_nodes if _alias(base, operand)), None)
+    return node.op in {"get_attr", "placeholder"}
 
 
 def _uses(tensor: Node) -> Iterator[tuple[Node, Node, bool]]:

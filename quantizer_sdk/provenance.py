@@ -19,6 +19,7 @@ __all__ = [
     "location_of",
     "module_path",
     "module_types",
+    "name_in",
     "op_name",
     "origin_of",
     "producer_of",
@@ -40,6 +41,11 @@ def op_name(node: Node) -> str:
         target = node.target
         return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
     return f"{node.op} {node.target}" if node.op in {"get_attr", "call_module", "call_method"} else node.op
+
+
+def name_in(path: str, name: str) -> str:
+    """Return the name by which reports know an op: inside control flow it stands behind the path of its graph."""
+    return f"{path}/{name}" if path else name
 
 
 def origin_of(node: Node) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.accuracy.abreast import AbreastRun
 from quantizer_sdk.accuracy.channel_weights import groups_of
 from quantizer_sdk.accuracy.layer_samples import SAMPLED, activation_behind, operands_at, places, results_at
-from quantizer_sdk.accuracy.quantized_layers import Progress, give_constant, names_of, rounded_layers
+from quantizer_sdk.accuracy.quantized_layers import give_constant, names_of, rounded_layers
 from quantizer_sdk.accuracy.rounding import Reconstruction, chosen_codes
 from quantizer_sdk.accuracy.weight_grid import WeightGrid, grid_of_weight, keeps_scale
-from quantizer_sdk.batches import positional_inputs
+from quantizer_sdk.batches import Progress, positional_inputs
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import InvalidSpecError
@@ -51,7 +51,7 @@ def adaround(
     iterations: int = 100,
     samples: int = 1024,
     seed: int = 0,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> GraphModule:
     """Return a float model whose weights lie on the codes that suit the layers' results best.
 

@@ -7,7 +7,7 @@ Nagel et al. 2019, arXiv:1906.04721: by data (appendix D, see `empirical_shifts`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from quantizer_sdk.accuracy.analytic_shifts import analytic_shifts
 from quantizer_sdk.accuracy.empirical_shifts import means_of, relative_noise, shifts_behind_corrected
-from quantizer_sdk.accuracy.quantized_layers import Progress, give_constant, names_of, rounded_layers
-from quantizer_sdk.batches import positional_inputs
+from quantizer_sdk.accuracy.quantized_layers import give_constant, names_of, rounded_layers
+from quantizer_sdk.batches import Progress, positional_inputs
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.constants import Constants, sibling
 from quantizer_sdk.operands import argument
@@ -36,7 +36,7 @@ def bias_correction(
     quantizer: QuantizerLike,
     batches: Iterable[Any] | None = None,
     *,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> GraphModule:
     """Return a float model whose biases make up for what quantizing shifts.
 

@@ -15,7 +15,8 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.accuracy.abreast import AbreastRun
-from quantizer_sdk.accuracy.quantized_layers import Progress, shape_of_channels
+from quantizer_sdk.accuracy.quantized_layers import shape_of_channels
+from quantizer_sdk.batches import Progress
 
 __all__ = ["means_of", "relative_noise", "shifts_behind_corrected", "shrunk"]
 

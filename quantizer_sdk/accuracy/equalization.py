@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.accuracy.chains import Chain, batched, find_chains
 from quantizer_sdk.accuracy.channel_weights import scaled_by_input, weight_by_input, weight_by_output
 from quantizer_sdk.accuracy.quantized_layers import give_constant, shape_of_channels
-from quantizer_sdk.batches import positional_inputs
+from quantizer_sdk.batches import Progress, positional_inputs
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import CalibrationError
 from quantizer_sdk.operands import argument
@@ -47,7 +47,7 @@ def cross_layer_equalization(
     model: GraphModule,
     batches: Iterable[Any] | None = None,
     *,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> GraphModule:
     """Return a float model between whose layers the ranges of channels are alike.
 
@@ -130,7 +130,7 @@ def _observed(
     model: GraphModule,
     chains: list[Chain],
     batches: Iterable[Any],
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None,
+    progress: Progress | None,
 ) -> _Ranges:
     """Return the ranges of what second layers read, and of what clamps give."""
     axes: dict[Node, int] = {}

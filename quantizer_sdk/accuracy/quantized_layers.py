@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from quantizer_sdk.provenance import describe, listed, value_of
 from quantizer_sdk.qdq import is_dequantize
 
 __all__ = [
-    "Progress",
     "give_constant",
     "has_stored_codes",
     "matching_layers",
@@ -25,9 +23,6 @@ __all__ = [
     "rounded_layers",
     "shape_of_channels",
 ]
-
-Progress = Callable[[Any], Any]
-"""Wraps an iterable to show progress, such as `tqdm.tqdm`."""
 
 
 def rounded_layers(model: GraphModule, quantized: GraphModule) -> tuple[dict[Node, Node], list[Node]]:

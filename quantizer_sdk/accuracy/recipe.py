@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from quantizer_sdk.accuracy.bias_correction import bias_correction
 from quantizer_sdk.accuracy.equalization import cross_layer_equalization
 from quantizer_sdk.accuracy.observer_choice import with_observer
 from quantizer_sdk.accuracy.smoothing import smooth_quant
+from quantizer_sdk.batches import Progress
 from quantizer_sdk.calibration import calibrate
 from quantizer_sdk.quantize_pt2e import convert_pt2e, prepare_pt2e, tidy
 from quantizer_sdk.quantizer import QuantizerLike
@@ -67,7 +68,7 @@ class Kitchen:
         make_quantizer: Callable[[], QuantizerLike],
         batches: list[Any],
         iterations: int = 100,
-        watch: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
+        watch: Progress = lambda items: items,
     ) -> None:
         self._make_quantizer = make_quantizer
         self._batches = batches

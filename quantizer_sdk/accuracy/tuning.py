@@ -17,7 +17,7 @@ from quantizer_sdk.accuracy.empirical_shifts import relative_noise
 from quantizer_sdk.accuracy.recipe import Kitchen, Recipe
 from quantizer_sdk.accuracy.trial import Trial, TuneResult
 from quantizer_sdk.backend import Backend
-from quantizer_sdk.batches import positional_inputs
+from quantizer_sdk.batches import Progress, run_batch
 from quantizer_sdk.decibels import to_db
 from quantizer_sdk.errors import CalibrationError, InvalidSpecError, QuantizerError
 from quantizer_sdk.model_copy import copy_model
@@ -59,7 +59,7 @@ def tune(
     tools: Collection[str] = TOOLS,
     iterations: int = 100,
     refit: bool = True,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> TuneResult:
     """Try accuracy tools one after the other, each on top of the best so far, and return the best of all.
 
@@ -279,7 +279,4 @@ class _Tuning:
 def _outputs_of(model: GraphModule, batches: Iterable[Any]) -> list[Any]:
     """Return what a model returns, batch by batch."""
     with torch.no_grad():
-        return [
-            model(**batch) if isinstance(batch, dict) else model(*positional_inputs(model, batch, index))
-            for index, batch in enumerate(batches)
-        ]
+        return [run_batch(model, batch, index) for index, batch in enumerate(batches)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.backend import Runner
-from quantizer_sdk.batches import positional_inputs
+from quantizer_sdk.batches import Progress, positional_inputs
 from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.debug.comparison import Comparison, LayerError, OutputError
 from quantizer_sdk.debug.kernels import Kernels
 from quantizer_sdk.debug.lockstep import Lockstep
-from quantizer_sdk.debug.lockstep_run import Watch, name_of
+from quantizer_sdk.debug.lockstep_run import Watch
 from quantizer_sdk.debug.points import Point
 from quantizer_sdk.debug.spread import SpreadWatch
 from quantizer_sdk.debug.tally import Tally
@@ -26,7 +26,7 @@ from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.passes.inline_regions import inline_regions
 from quantizer_sdk.passes.move_constants import sink_constants
 from quantizer_sdk.passes.remove_guards import remove_guards
-from quantizer_sdk.provenance import describe, listed, module_path, op_name, source_line
+from quantizer_sdk.provenance import describe, listed, module_path, name_in, op_name, source_line
 from quantizer_sdk.quantize_pt2e import convert_pt2e, tidy
 from quantizer_sdk.verify import observer_calls, require_graph_module
 
@@ -34,8 +34,6 @@ __all__ = ["compare"]
 
 _NOBODYS_FAULT = 1.0
 """Unused bits that symmetric codes of values of one sign have, or a range that only calibration has seen."""
-
-_Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @torch.no_grad()
@@ -47,7 +45,7 @@ def compare(
     runner: Runner | None = None,
     blame: bool = True,
     histograms: bool = False,
-    progress: _Progress | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare a quantized model with the float one, layer by layer.
 
@@ -214,12 +212,12 @@ def _layers(pair: Lockstep, watch: Watch, spreads: SpreadWatch | None) -> tuple[
     shares = _shares([tally for _path, _point, tally in found], unused) if watch.blame else None
     return tuple(
         LayerError(
-            node=name_of(path, point.layer),
+            node=name_in(path, point.layer.name),
             op=op_name(point.layer),
             module=module_path(point.layer),
             source=source_line(point.layer),
-            members=tuple(name_of(path, member) for member in point.members),
-            twin=name_of(path, point.twin),
+            members=tuple(name_in(path, member.name) for member in point.members),
+            twin=name_in(path, point.twin.name),
             rounded=point.rounding is not None,
             sqnr=tally.sqnr,
             mse=tally.mse,
@@ -253,7 +251,7 @@ def _shares(tallies: Sequence[Tally], unused_bits: Sequence[float]) -> list[floa
 def _notes(pair: Lockstep, watch: Watch) -> list[str]:
     notes = []
     pairs = pair.all_pairs()
-    alone = [name_of(it.path, node) for it in pairs for node in it.found.alone]
+    alone = [name_in(it.path, node.name) for it in pairs for node in it.found.alone]
     if alone:
         notes.append(
             f"{len(alone)} rounded values are not in the reference; their error counts for the layer behind: "
@@ -271,10 +269,10 @@ def _notes(pair: Lockstep, watch: Watch) -> list[str]:
     if apart:
         notes.append(f"not compared inside control flow that the reference has not: {listed(apart, 10)}")
     unreached = [
-        name_of(it.path, point.layer)
+        name_in(it.path, point.layer.name)
         for it in pairs
         for point in it.found.points
-        if (it.path, point) not in watch.tallies and name_of(it.path, point.layer) not in watch.unlike
+        if (it.path, point) not in watch.tallies and name_in(it.path, point.layer.name) not in watch.unlike
     ]
     if unreached:
         notes.append(f"no data reached {listed(unreached, 10)}")

@@ -12,10 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.backend import Executable, Runner
 from quantizer_sdk.debug.lockstep import Lockstep
-from quantizer_sdk.debug.lockstep_run import name_of
 from quantizer_sdk.model_copy import copy_model
 from quantizer_sdk.passes.move_constants import lift_constants
-from quantizer_sdk.provenance import listed
+from quantizer_sdk.provenance import listed, name_in
 from quantizer_sdk.qdq import is_dequantize
 
 __all__ = ["Kernels"]
@@ -61,7 +60,7 @@ class Kernels:
         self._program = runner.lower(watched, tuple(inputs))
         self._note_fusion(runner.lower(plain, tuple(inputs)), runner.name)
         unwatched = [
-            name_of(it.path, point.layer)
+            name_in(it.path, point.layer.name)
             for it in pair.all_pairs()
             for point in it.found.points
             if it.path or (point.rounding is None and point.carrier not in self._returned)

@@ -16,9 +16,8 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.control_flow import ControlFlow, form_of
 from quantizer_sdk.debug.lockstep_run import Run, Watch
 from quantizer_sdk.debug.points import Point, find_points
-from quantizer_sdk.debug.state_writes import writes_state
 from quantizer_sdk.debug.twins import Twins, find_twins
-from quantizer_sdk.operands import is_written
+from quantizer_sdk.operands import is_written, writes_state
 
 __all__ = ["Lockstep"]
 

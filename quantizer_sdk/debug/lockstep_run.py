@@ -12,13 +12,14 @@ from torch.fx.node import map_arg
 
 from quantizer_sdk.debug.joint_control_flow import run_jointly
 from quantizer_sdk.debug.points import Point
-from quantizer_sdk.debug.state_writes import writes_state
 from quantizer_sdk.debug.tally import Tally
+from quantizer_sdk.operands import writes_state
+from quantizer_sdk.provenance import name_in
 
 if TYPE_CHECKING:
     from quantizer_sdk.debug.lockstep import Lockstep
 
-__all__ = ["Run", "Watch", "name_of"]
+__all__ = ["Run", "Watch"]
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ class Run:
             expected = expected.reshape(like.shape) if expected.numel() == like.numel() else expected
         shapes = {tuple(it.shape) for it in (actual, forced) if isinstance(it, torch.Tensor)}
         if shapes - {tuple(expected.shape)}:
-            watch.unlike[name_of(pair.path, point.layer)] = f"{tuple(expected.shape)} became {shapes.pop()}"
+            watch.unlike[name_in(pair.path, point.layer.name)] = f"{tuple(expected.shape)} became {shapes.pop()}"
             return
         tally = watch.tallies.setdefault((pair.path, point), Tally())
         if isinstance(actual, torch.Tensor):
@@ -187,7 +188,7 @@ class Run:
 
         result, quantized_result = run_jointly(form, run, alone, arguments, ours, parted)
         if parted:
-            self._watch.parted.add(name_of(self._pair.path, node))
+            self._watch.parted.add(name_in(self._pair.path, node.name))
         self._keep(float_node, result)
         if self._active:
             self.values[node] = quantized_result
@@ -199,11 +200,6 @@ class Run:
 
     def _quantized_operand(self, node: Node) -> Any:
         return self.values.get(node)
-
-
-def name_of(path: str, node: Node) -> str:
-    """Name a node by the path of its graph and its own name, as `explain` does."""
-    return f"{path}/{node.name}" if path else node.name
 
 
 def _compute(model: GraphModule, node: Node, read: Callable[[Node], Any]) -> Any:

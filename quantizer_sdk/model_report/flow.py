@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from quantizer_sdk.control_flow import form_of, graphs_of
-from quantizer_sdk.provenance import module_path, op_name, source_line, value_of
+from quantizer_sdk.provenance import module_path, name_in, op_name, source_line, value_of
 from quantizer_sdk.qdq import is_dequantize, is_quantize
 from quantizer_sdk.report import is_op
 
@@ -76,7 +76,7 @@ def _rows(graph: GraphModule, path: str, start: int) -> Iterator[FlowNode]:
             origins[node] = {edge.producer: _through(node, edge) for edge in read.values()}
             continue
         yield FlowNode(
-            name=f"{path}/{node.name}" if path else node.name,
+            name=name_in(path, node.name),
             op={"placeholder": "input", "output": "output"}.get(node.op, op_name(node)),
             shape=_shape(value_of(node)),
             module=module_path(node),

@@ -12,7 +12,7 @@ from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.decision import RECORD_KEY, decision_of
 from quantizer_sdk.errors import NotExportedError
 from quantizer_sdk.foreign import annotation_of
-from quantizer_sdk.provenance import module_path, op_name, source_line
+from quantizer_sdk.provenance import module_path, name_in, op_name, source_line
 from quantizer_sdk.qdq import is_dequantize
 from quantizer_sdk.report.costs import Costs
 from quantizer_sdk.report.explanation import Explanation
@@ -139,16 +139,16 @@ def _records(model: GraphModule, path: str, costs: Costs, *, annotated: bool, ma
     costs.enter(model)
     for node in model.graph.nodes:
         if is_op(node):
-            name = _inside(path, node.name)
+            name = name_in(path, node.name)
             if mark:
                 node.meta[RECORD_KEY] = name
             yield _record(node, name, path, states, costs)
         for folded in decision_of(node).absorbed:
             yield OpRecord(
-                node=_inside(path, folded.node),
+                node=name_in(path, folded.node),
                 op=folded.op,
                 state="folded",
-                reason=f"{folded.how} {_inside(path, node.name)}",
+                reason=f"{folded.how} {name_in(path, node.name)}",
                 source=folded.source,
                 module=folded.module,
             )
@@ -159,7 +159,7 @@ def _record(node: Node, name: str, path: str, states: States, costs: Costs) -> O
     return OpRecord(
         node=name,
         op=op_name(node),
-        fused_into=None if fused_into is None else _inside(path, fused_into),
+        fused_into=None if fused_into is None else name_in(path, fused_into),
         source=source_line(node),
         module=module_path(node),
         parameters=costs.parameters_of(node),
@@ -167,7 +167,3 @@ def _record(node: Node, name: str, path: str, states: States, costs: Costs) -> O
         open_sizes=macs is not None and macs.open_sizes,
         **states.fields_of(node),
     )
-
-
-def _inside(path: str, name: str) -> str:
-    return f"{path}/{name}" if path else name

@@ -12,7 +12,7 @@ from quantizer_sdk.control_flow import graphs_of
 from quantizer_sdk.decision import RECORD_KEY
 from quantizer_sdk.operands import tensor_operands
 from quantizer_sdk.passes.insert_observers import moves
-from quantizer_sdk.provenance import module_path, op_name, source_line
+from quantizer_sdk.provenance import module_path, name_in, op_name, source_line
 from quantizer_sdk.report.findings import nearly_agree, suspicions
 from quantizer_sdk.report.held_tensors import HeldTensors
 from quantizer_sdk.report.ops import is_op
@@ -49,7 +49,7 @@ class Live:
                     self._add(node, path)
 
     def _add(self, node: Node, path: str) -> None:
-        name = node.meta.get(RECORD_KEY) or (f"{path}/{node.name}" if path else node.name)
+        name = node.meta.get(RECORD_KEY) or name_in(path, node.name)
         found = list(self._of(node))
         key = (name, op_name(node))
         if not found or key in self.tensors:
