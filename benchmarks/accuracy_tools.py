@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from models.accuracy import SUBJECTS
 from models.apart import environment, measured_apart
+from models.page import write_between
 from rich.console import Console
 from tqdm import tqdm
 
@@ -109,9 +110,7 @@ def main(
                 console.print(f"{row['name']}: {row['said'][:300]}", markup=False)
     shortfalls = [*(f"{name}: {death}" for name, death in deaths.items()), *_missed(results)]
     if write and not deaths:
-        before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_MARK)
-        _, _, after = rest.partition(_MARK)
-        _PAGE.write_text(f"{before}{_MARK}\n{chr(10).join(lines)}\n{_MARK}{after}", encoding="utf-8")
+        write_between(_PAGE, _MARK, lines)
     for reason in shortfalls:
         console.print(f"[red]bar missed:[/red] {reason}")
     if not shortfalls:

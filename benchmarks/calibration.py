@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from models.apart import environment, measured_apart
 from models.calibrating import BATCH, OURS, THEIRS
+from models.page import write_between
 from rich.console import Console
 from tqdm import tqdm
 
@@ -118,9 +119,7 @@ def main(
     if skipped and write:
         raise typer.Exit(1)
     if write:
-        before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_MARK)
-        _, _, after = rest.partition(_MARK)
-        _PAGE.write_text(f"{before}{_MARK}\n{chr(10).join(lines)}\n{_MARK}{after}", encoding="utf-8")
+        write_between(_PAGE, _MARK, lines)
     shortfalls = list(_missed(results, seconds))
     for reason in shortfalls:
         console.print(f"[red]bar missed:[/red] {reason}")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from models.apart import environment, measured_apart
 from models.debugger_cost import IMAGES, MODEL
+from models.page import write_between
 from models.planted import BACKENDS, FAULTS, MODELS
 from rich.console import Console
 from tqdm import tqdm
@@ -98,9 +99,7 @@ def main(
     console = Console(width=200, highlight=False)
     console.print("\n".join(lines), markup=False)
     if write and not failures:
-        before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_MARK)
-        _, _, after = rest.partition(_MARK)
-        _PAGE.write_text(f"{before}{_MARK}\n{chr(10).join(lines)}\n{_MARK}{after}", encoding="utf-8")
+        write_between(_PAGE, _MARK, lines)
     shortfalls = [*failures, *_missed(cases, whole)]
     if len(cases) != len(subjects) * len(FAULTS):
         shortfalls.append(f"{len(cases)} cases instead of {len(subjects) * len(FAULTS)}")

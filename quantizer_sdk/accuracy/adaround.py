@@ -8,7 +8,6 @@ help on rows that they were not made with are dropped.
 from __future__ import annotations
 
 import copy
-import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,19 +91,19 @@ def adaround(
     calibrate(prepared, batches)
     quantized = convert_pt2e(prepared)
     layers, others = rounded_layers(result, quantized)
-    constants = Constants(quantized)
+    constants, floats = Constants(quantized), Constants(result)
     grids: dict[Node, WeightGrid] = {}
     for node, layer in layers.items():
-        grid = _grid(constants, node, _weight(result, layer), observers.get(node.name))
+        grid = _grid(constants, node, floats.read(argument(layer, "weight")).detach(), observers.get(node.name))
         if grid is None:
             others.append(node)
         else:
             grids[node] = grid
     inputs = [positional_inputs(result, batch, index) for index, batch in enumerate(batches)]
-    fitting = _Fitting(result, quantized, layers, grids, _Settings(iterations, samples, seed))
+    fitting = _Fitting(result, floats, quantized, layers, grids, _Settings(iterations, samples, seed))
     with torch.no_grad():
         rounded = fitting.run(inputs, progress)
-    others += _write(result, layers, rounded, observers)
+    others += _write(floats, layers, rounded, observers)
     if others:
         message = (
             f"the weights of {len(others)} quantized layers are rounded to nearest: the given model has them in "
@@ -135,11 +134,6 @@ def _observers_of_weights(prepared: GraphModule) -> dict[str, nn.Module]:
     return found
 
 
-def _weight(model: GraphModule, layer: Node) -> torch.Tensor:
-    value: torch.Tensor = operator.attrgetter(str(argument(layer, "weight").target))(model)
-    return value.detach()
-
-
 def _grid(constants: Constants, node: Node, weight: torch.Tensor, observer: nn.Module | None) -> WeightGrid | None:
     """Return the codes for a layer's weight; None where it is not known as a product, or they are of another kind."""
     if observer is None or node.target not in SAMPLED:
@@ -152,6 +146,7 @@ class _Fitting:
 
     Args:
         model: The float model.
+        constants: Its constants.
         quantized: The converted one.
         layers: Layers of the float model by those of the converted one.
         grids: The codes for the weights of those to round.
@@ -161,12 +156,14 @@ class _Fitting:
     def __init__(
         self,
         model: GraphModule,
+        constants: Constants,
         quantized: GraphModule,
         layers: Mapping[Node, Node],
         grids: Mapping[Node, WeightGrid],
         settings: _Settings,
     ) -> None:
         self._model = model
+        self._constants = constants
         self._quantized = quantized
         self._layers = layers
         self._grids = grids
@@ -214,7 +211,7 @@ class _Fitting:
             nearest=matrices.nearest,
             low=matrices.low,
             high=matrices.high,
-            bias=0.0 if bias is None else Constants(self._model).read(bias).detach().float(),
+            bias=0.0 if bias is None else self._constants.read(bias).detach().float(),
             activation=activation,
         )
         owners = torch.cat([torch.full((len(at),), index) for index, at in enumerate(where)])
@@ -257,13 +254,13 @@ def _fit(
 
 
 def _write(
-    model: GraphModule,
+    constants: Constants,
     layers: Mapping[Node, Node],
     rounded: Mapping[Node, torch.Tensor],
     observers: Mapping[str, nn.Module],
 ) -> list[Node]:
     """Give layers their rounded weights; return those whose observer would choose another scale for them."""
-    constants, refused = Constants(model), []
+    refused = []
     written: dict[str, str] = {}
     for node, weight in rounded.items():
         layer = layers[node]

@@ -264,7 +264,7 @@ def _notes(pair: Lockstep, watch: Watch) -> list[str]:
         notes.append(
             f"the models went different ways in {listed(sorted(watch.parted), 10)}; there only the own error is known"
         )
-    inside = {path for it in pairs for path in [it.path]}
+    inside = {it.path for it in pairs}
     apart = [path for path, _graph in graphs_of(pair.quantized) if path not in inside]
     if apart:
         notes.append(f"not compared inside control flow that the reference has not: {listed(apart, 10)}")

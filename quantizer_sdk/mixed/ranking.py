@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,11 @@ def sensitivity(
     tell("estimating what each layer costs")
     sources = bench.sources(prepared, layers, errors, probes)
     total = bench.reference.noise(errors)
-    found = [_estimated(index, layer, sources, total) for index, layer in enumerate(layers.layers)]
+    owned: dict[int, list[Source]] = defaultdict(list)
+    for source in sources:
+        for owner in source.owners:
+            owned[owner].append(source)
+    found = [_estimated(layer, owned[index], total) for index, layer in enumerate(layers.layers)]
     order = sorted(range(len(found)), key=lambda index: (-found[index].estimated_gain, -found[index].share))
     for index in [index for index in order if found[index].modules][:measure]:
         tell(f"measuring with {found[index].name} left float")
@@ -150,8 +155,7 @@ def sensitivity(
     )
 
 
-def _estimated(index: int, layer: Layer, sources: Sequence[Source], total: float) -> LayerSensitivity:
-    own = [source for source in sources if index in source.owners]
+def _estimated(layer: Layer, own: Sequence[Source], total: float) -> LayerSensitivity:
     alone = [source for source in own if len(source.owners) == 1]
     effect = sum((source.effect for source in alone), np.zeros(1))
     removed = 2 * sum(source.aligned for source in alone) - float(np.square(effect).sum())
