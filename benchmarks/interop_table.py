@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in VENDORS:
         if options.vendors is None or name.startswith(tuple(options.vendors)):

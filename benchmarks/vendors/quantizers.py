@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib
 import io
 from collections.abc import Callable, Mapping
@@ -93,10 +95,28 @@ def _samsung(m: Any, is_qat: bool) -> Any:
 
 def _coreml(scheme: str) -> Callable[[Any, bool], Any]:
     def make(m: Any, _is_qat: bool) -> Any:
+        _keep_patterns(m._annotation_utils)
         config = m._LinearQuantizerConfig.from_dict({"global_config": {"quantization_scheme": scheme}})
         return m.CoreMLQuantizer(config)
 
     return make
+
+
+def _keep_patterns(module: Any) -> None:
+    """Export each pattern of a module once, and give copies: Core ML's exports the same 405 anew for each model."""
+
+    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+        once = functools.cache(function)
+
+        @functools.wraps(function)
+        def copied(*args: Any, **kwargs: Any) -> Any:
+            return copy.deepcopy(once(*args, **kwargs))
+
+        return copied
+
+    for name, function in tuple(vars(module).items()):
+        if name.startswith("get_") and name.endswith("_pattern") and not hasattr(function, "__wrapped__"):
+            setattr(module, name, kept(function))
 
 
 def _cadence(kind: str, *, trains: bool = False) -> Vendor:

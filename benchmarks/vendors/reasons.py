@@ -30,6 +30,8 @@ NOTES = {
     "it is computed there too.",
     "guards": "Export's guards are a call of a module in the graph: on torchao's engine vendors' passes fail on it, "
     "or take it for an observer. Here quantizers never see them. Both agree on a graph without guards.",
+    "counter": "The quantizer annotates the addition to a norm's counter: torchao's engine fake quantizes an integer, "
+    "and fails; here integers are left alone.",
     "nothing": "The quantizer claims nothing: an error here, a float model in silence there.",
     "bias": "A bias with derived qparams is rounded in training here, as the kernel will. Both agree where it is not.",
     "training": "Norms or dropouts in training: torchao's engine replaces eps, momentum and rates, folds in float32, "
@@ -47,6 +49,25 @@ NOTES = {
     "derived": "A bias with derived qparams before a batch norm: `as_torchao` refuses it for training, by name.",
 }
 """What each reason means, in the words of the page."""
+
+
+_Pass = Callable[[GraphModule], None]
+
+
+def _remove_counters(model: GraphModule) -> None:
+    """Let no norm count its batches; nothing reads the number where the norm has a momentum."""
+    for node in list(model.graph.nodes):
+        if node.op == "get_attr" and node.target.endswith("num_batches_tracked"):
+            for user in list(node.users):
+                model.graph.erase_node(user)
+            model.graph.erase_node(node)
+
+
+# What torchao's engine fails on: the words of its errors, and what spares it that.
+_FAILURES: dict[str, tuple[tuple[str, ...], _Pass]] = {
+    "guards": (("_guards_fn", "call_module", "when running the"), remove_guards),
+    "counter": (("not implemented for 'Long'",), _remove_counters),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +97,20 @@ def judged(name: str, vendor: Vendor, *, training: bool) -> Cell:
         reasons = _seen(difference) or _computed(ours, theirs, batches) or _shown(name, vendor, training=training)
         return Cell(reasons, ours.quantizes, str(difference))
     detail = f"here: {_short(ours)}; there: {_short(theirs)}"
-    if _guarded(theirs):
-        without = _again(name, vendor, training=training, prepare_theirs=(remove_guards,))
-        if without is not None and without.none:
-            return Cell(("guards",), ours.quantizes, detail)
-        more = (
-            ()
-            if without is None
-            else _seen(without) or _shown(name, vendor, training=training, always=(remove_guards,))
-        )
-        return Cell(("guards", *(more or ("?",))), ours.quantizes, detail)
+    for reason, (words, spared) in _FAILURES.items():
+        if any(word in (theirs.error or "") for word in words):
+            return Cell((reason, *_past(name, vendor, spared, training=training)), ours.quantizes, detail)
     return Cell((_named(ours, theirs),), ours.quantizes, detail)
+
+
+def _past(name: str, vendor: Vendor, spared: _Pass, *, training: bool) -> tuple[str, ...]:
+    """Return what else tells the engines apart once torchao's is spared what it fails on; "?" if it fails still."""
+    without = _again(name, vendor, training=training, prepare_theirs=(spared,))
+    if without is None:
+        return ("?",)
+    if without.none:
+        return ()
+    return _seen(without) or _shown(name, vendor, training=training, always=(spared,))
 
 
 def _seen(difference: Difference) -> tuple[str, ...]:
@@ -104,8 +128,6 @@ def _computed(ours: Converted, theirs: Converted, batches: Sequence[torch.Tensor
     fold_quantized_constants(model)
     return ("constants",) if compared(ours, Converted(model), batches).none else ()
 
-
-_Pass = Callable[[GraphModule], None]
 
 # What torchao's engine is spared, by reason.
 _PTQ: dict[tuple[str, ...], tuple[_Pass, ...]] = {
@@ -161,10 +183,6 @@ def _leave_biases(prepared: GraphModule) -> None:
     for module in prepared.modules():
         if is_derived(module) and hasattr(module, "disable_fake_quant"):
             module.disable_fake_quant()
-
-
-def _guarded(theirs: Converted) -> bool:
-    return any(word in (theirs.error or "") for word in ("_guards_fn", "call_module", "when running the"))
 
 
 def _short(converted: Converted) -> str:
