@@ -71,7 +71,9 @@ def choose_qparams(
     if symmetric:
         scale = torch.maximum(-low, high) / (float(quant_max - quant_min) / 2)
     else:
-        scale = (high - low) / float(quant_max - quant_min)
+        steps = float(quant_max - quant_min)
+        span = high - low
+        scale = torch.where(torch.isinf(span), high / steps - low / steps, span / steps)
     scale = torch.clamp(scale, min=floor)
     if power_of_two:
         scale = next_power_of_two(scale)
@@ -129,7 +131,9 @@ def _choose_one(
         elif symmetric:
             scale = max(max(-low, high) / np.float32((quant_max - quant_min) / 2), np.float32(eps))
         else:
-            scale = max((high - low) / np.float32(quant_max - quant_min), np.float32(eps))
+            steps = np.float32(quant_max - quant_min)
+            span = high - low
+            scale = max(high / steps - low / steps if np.isinf(span) else span / steps, np.float32(eps))
     if symmetric:
         return float(scale), symmetric_zero_point(quant_min, quant_max)
     steps = round(float(low / scale)) if scale > 0 else 0  # 0 only where eps is, and the range too small for float32

@@ -161,6 +161,15 @@ def test_the_zero_point_of_int32_does_not_overflow():
     assert choose((0.0, 1e6), (low, high), symmetric=False)[1] == low
 
 
+def test_a_span_beyond_float32_has_a_scale():
+    largest = torch.finfo(torch.float32).max
+    low, high = torch.tensor([-largest, -1.0, -largest]), torch.tensor([largest, 1.0, 1.0])
+    for lows, highs in ((low, high), (low[0], high[0])):  # tensors and one range have code of their own
+        scale, zero_point = choose_qparams(lows, highs, quant_min=-128, quant_max=127, symmetric=False)
+        assert torch.allclose(scale.double(), (highs.double() - lows.double()) / 255, rtol=1e-6)
+        assert zero_point.reshape(-1)[0] in (-1, 0)
+
+
 def test_bfloat16_ranges_are_computed_in_float32():
     interval = torch.tensor([-1.0, 2.546875], dtype=torch.bfloat16)
     scale, _ = choose_qparams(*interval, quant_min=-128, quant_max=127, symmetric=False)

@@ -41,9 +41,11 @@ class HistogramObserver(CountingObserver):
         return low.repeat_interleave(high.numel()), high.repeat(low.numel())
 
     def _errors(self, lane: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """Return the error of each range: the sum over all values of its power `norm`."""
+        """Return the error of each range: the sum over all values of its power `norm`, with a bin's width for unit."""
         centres, counts = self.centres(lane)
         scale, zero_point = self._choose(low, high)
+        unit = self.bin_width[lane]  # a power of two: exact, and powers of errors stay within float32
+        centres, scale = centres / unit, scale / unit
         errors = torch.empty(low.numel(), device=low.device)
         for index in range(0, low.numel(), 64):  # bounds the memory of candidates x bins
             part = slice(index, index + 64)

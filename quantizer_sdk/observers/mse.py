@@ -40,8 +40,8 @@ class MSEObserver(HistogramObserver):
         neighbours = torch.tensor(_NEIGHBOURS, device=low.device)
         step = (1 - SMALLEST) / (CANDIDATES - 1)
         for _ in range(_ROUNDS):
-            lows = torch.maximum(low + neighbours * step * smallest, smallest)
-            highs = torch.minimum(high + neighbours * step * largest, largest)
+            lows = (low + neighbours * step * smallest).clamp(smallest, smallest.clamp(min=0))
+            highs = (high + neighbours * step * largest).clamp(largest.clamp(max=0), largest)
             lows, highs = self._pairs(lows, highs)
             best = int(self._errors(lane, lows, highs).argmin())
             low, high = lows[best], highs[best]

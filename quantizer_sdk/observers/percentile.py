@@ -36,21 +36,21 @@ class PercentileObserver(CountingObserver):
         """Return the range of one scale that holds the share."""
         smallest, largest = self.min_val.reshape(-1)[lane], self.max_val.reshape(-1)[lane]
         counts, width, share = self.histogram[lane], self.bin_width[lane], self.percentile / 100
+        half = self.bins // 2
         if self.symmetric:
-            half = self.bins // 2
             magnitudes = counts[half:] + counts[:half].flip(0)
-            end = torch.minimum(_quantile(magnitudes, width, share), torch.maximum(-smallest, largest))
+            end = (_quantile(magnitudes, share) * width).clamp(max=torch.maximum(-smallest, largest)).to(torch.float32)
             return -end, end
-        middle = width * (self.bins // 2)
-        low = _quantile(counts, width, (1 - share) / 2) - middle
-        high = _quantile(counts, width, (1 + share) / 2) - middle
-        return torch.clamp(low, smallest, largest), torch.clamp(high, smallest, largest)
+        quantiles = torch.stack([_quantile(counts, part) for part in ((1 - share) / 2, (1 + share) / 2)])
+        # In float64 until they are clamped: outermost bins may end beyond float32.
+        low, high = ((quantiles - half) * width).clamp(smallest, largest).to(torch.float32)
+        return low, high
 
 
-def _quantile(counts: torch.Tensor, width: torch.Tensor, share: float) -> torch.Tensor:
-    """Return the value, from the first bin's lower end, below which a share of all counts lies; float32 []."""
+def _quantile(counts: torch.Tensor, share: float) -> torch.Tensor:
+    """Return how many bins, float64 [], hold the lowest share of all counts."""
     below = torch.cumsum(counts, 0)
     wanted = below[-1] * share
     index = torch.searchsorted(below, wanted).clamp(max=len(counts) - 1)
     within = 1 - (below[index] - wanted) / counts[index] if counts[index] > 0 else torch.ones(())
-    return ((index + within) * width).to(torch.float32)
+    return index + within

@@ -52,6 +52,27 @@ def test_all_percent_are_the_whole_range_and_zeros_are_a_range_of_nothing():
     assert ends(observe(PercentileObserver(), torch.zeros(3))) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("scheme", [AFFINE, SYMMETRIC])
+@pytest.mark.parametrize("kind", [HistogramObserver, MSEObserver, PercentileObserver])
+def test_values_at_the_ends_of_float32_have_a_range(kind, scheme):
+    largest = torch.finfo(torch.float32).max
+    for x in (torch.full((20,), largest), torch.tensor([-largest, 0.0, largest]), torch.tensor([-largest, 1.0])):
+        observer = kind(dtype=torch.int8, qscheme=scheme)
+        observer(x)
+        low, high = observer.observed_range()
+        assert torch.isfinite(low) and torch.isfinite(high) and low <= high
+        scale, _zero_point = observer.calculate_qparams()
+        assert 0 < scale < torch.inf
+
+
+@pytest.mark.parametrize("kind", [HistogramObserver, MSEObserver])
+@pytest.mark.parametrize("factor", [2.0**-90, 2.0**100])
+def test_squares_of_errors_neither_vanish_nor_overflow(kind, factor):
+    x = torch.cat([values(5000, 3), values(5000, 3).abs().max()[None] * 8])
+    near, far = (observe(kind(qscheme=SYMMETRIC, eps=0.0), data) for data in (x, x * factor))
+    assert ends(far) == tuple(end * factor for end in ends(near))
+
+
 def test_percentile_leaves_outliers_out():
     x = torch.cat([torch.linspace(-1, 1, 100_000), torch.tensor([50.0, -80.0])])
     low, high = ends(observe(PercentileObserver(percentile=99.99), x))
