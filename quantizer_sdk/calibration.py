@@ -42,7 +42,7 @@ def calibrate(
     Args:
         prepared: The result of `prepare_pt2e`; its observers change, nothing else does: state that the model itself
             writes, such as a cache, is put back afterwards.
-        batches: One element a run: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+        batches: One element a run: a tensor, a tuple of positional inputs, or a dict of inputs by name.
         progress: Wraps the batches to show progress, such as `tqdm.tqdm`; those of rank 0.
         shard: Whether each of n ranks takes every n-th batch. None does, save for a loader with a `DistributedSampler`;
             False is for batches that differ from rank to rank already.
@@ -53,13 +53,13 @@ def calibrate(
         The number of batches, of all ranks, and those of the checkpoint among them.
 
     Raises:
-        CalibrationError: There are no batches, or one is of another kind; the checkpoint is of another model; another
-            rank has failed.
+        CalibrationError: There are no batches, or one is of another kind, or not what the model was exported for; the
+            checkpoint is of another model; another rank has failed.
         NonFiniteError: NaN or infinity reached an observer; names the layer.
         NotPreparedError: The model holds no observers.
         UnsupportedError: With several ranks or a checkpoint: observers are of another library, or cannot be merged.
     """
-    require_prepared(prepared)
+    require_prepared(prepared, "calibrate")
     world = ranks()
     if world > 1:
         count = _calibrate_together(prepared, batches, progress, shard, checkpoint)

@@ -83,20 +83,20 @@ def require_exported(model: object) -> GraphModule:
     return graph_module
 
 
-def require_prepared(model: object) -> GraphModule:
-    """Return the model as a prepared one.
+def require_prepared(model: object, function: str = "convert_pt2e") -> GraphModule:
+    """Return the model, which a function was given, as a prepared one.
 
     Raises:
         NotExportedError: It is no graph module.
         AlreadyConvertedError: It is converted.
         NotPreparedError: It holds no observers.
     """
-    graph_module = require_graph_module(model, "convert_pt2e")
+    graph_module = require_graph_module(model, function)
     if observer_calls(graph_module):
         return graph_module
     for node in nodes_of(graph_module):
         if is_quantize(node) or is_dequantize(node):
-            message = f"the model is quantized already: it holds {describe(node)}; convert_pt2e takes a prepared model"
+            message = f"the model is quantized already: it holds {describe(node)}; {function} takes a prepared model"
             raise AlreadyConvertedError(message)
     message = "the model holds no observers; call prepare_pt2e(model, quantizer) and calibrate its result first"
     raise NotPreparedError(message)

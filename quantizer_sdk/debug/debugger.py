@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from quantizer_sdk.backend import Runner
-from quantizer_sdk.batches import Progress, positional_inputs
+from quantizer_sdk.batches import Progress, positional_inputs, says_what_misfits
 from quantizer_sdk.control_flow import graphs_of, nodes_of
 from quantizer_sdk.debug.comparison import Comparison, LayerError, OutputError
 from quantizer_sdk.debug.kernels import Kernels
@@ -85,15 +85,15 @@ def compare(
     outputs: list[Tally | None] = []
     count = 0
     for batch in data if progress is None else progress(data):
-        inputs = positional_inputs(reference, batch, count)
-        inputs = tuple(reference.graph.process_inputs(*inputs))
-        if runner is not None and kernels is None:
-            kernels = Kernels(runner, converted, pair, inputs)
-        if kernels is None:
-            found, actual = pair.run(inputs, inputs, watch)
-        else:
-            actual, given = kernels.run(inputs)
-            found, _ = pair.run(inputs, None, watch, given)
+        with says_what_misfits(reference, batch, count):
+            inputs = tuple(reference.graph.process_inputs(*positional_inputs(reference, batch, count)))
+            if runner is not None and kernels is None:
+                kernels = Kernels(runner, converted, pair, inputs)
+            if kernels is None:
+                found, actual = pair.run(inputs, inputs, watch)
+            else:
+                actual, given = kernels.run(inputs)
+                found, _ = pair.run(inputs, None, watch, given)
         _add_outputs(outputs, found, actual)
         count += 1
     if count == 0:
