@@ -16,6 +16,7 @@ from quantizer_sdk.fake_quantize.create import create_fake_quantize
 from quantizer_sdk.model_copy import compile_when_called, copy_for_training, copy_model
 from quantizer_sdk.observers.create import create_observer, is_observer
 from quantizer_sdk.observers.module import QParamsModule
+from quantizer_sdk.passes.compose_ops import compose_norms, compose_ops
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
 from quantizer_sdk.passes.fold_quantized_constants import drop_unused_constants, fold_quantized_constants
 from quantizer_sdk.passes.hide_dropout import hide_dropout, show_dropout
@@ -54,15 +55,23 @@ _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int
 
 def annotate(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
-    return _annotate(tidy(model), as_quantizer(quantizer), copy_model)
+    own = as_quantizer(quantizer)
+    return _annotate(tidy(model, composed=not own.takes_core_aten), own, copy_model)
 
 
-def tidy(model: GraphModule) -> GraphModule:
-    """Return a copy of an exported model with batch norms folded and without what does nothing in inference."""
+def tidy(model: GraphModule, *, composed: bool = True) -> GraphModule:
+    """Return a copy of an exported model with batch norms folded and without what does nothing in inference.
+
+    Args:
+        model: The model.
+        composed: Whether ops that `run_decompositions` left are written as those of torch.export.
+    """
+    compose = compose_ops if composed else compose_norms
     result = copy_model(require_exported(model))
     inline_regions(result)
     sink_constants(result)
     for _path, graph in graphs_of(result):
+        compose(graph)
         remove_identities(graph)
         fold_batch_norm(graph)
     return result
@@ -73,6 +82,8 @@ def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModu
     result = copy_for_training(require_exported(model))
     sink_constants(result)
     for _path, graph in graphs_of(result):
+        if not quantizer.takes_core_aten:
+            compose_ops(graph)
         hide_dropout(graph)
         remove_identities(graph, dropouts=False)
         hide_batch_norm(graph)

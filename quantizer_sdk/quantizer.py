@@ -28,9 +28,12 @@ class Quantizer(ABC):
 
     Attributes:
         enters_control_flow: Whether `annotate` takes care of the graphs inside a model itself; it is then called once.
+        takes_core_aten: Whether it looks for the ops that `run_decompositions` leaves, such as aten.convolution. Else
+            they are written as those that torch.export gives, such as aten.conv2d, before it sees a model.
     """
 
     enters_control_flow: ClassVar[bool] = False
+    takes_core_aten: bool = False
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrite what could not be quantized as it is, before `annotate`; by default nothing.
@@ -68,6 +71,8 @@ class QuantizerLike(Protocol):
 
 class _ForeignQuantizer(Quantizer):
     """A quantizer of another library, which need not have every method."""
+
+    takes_core_aten = True  # it is given what it would be given elsewhere
 
     def __init__(self, quantizer: Any) -> None:
         self.quantizer = quantizer
@@ -134,6 +139,7 @@ class ComposableQuantizer(Quantizer):
 
     def __init__(self, quantizers: Sequence[QuantizerLike]) -> None:
         self.quantizers = tuple(as_quantizer(quantizer) for quantizer in quantizers)
+        self.takes_core_aten = all(quantizer.takes_core_aten for quantizer in self.quantizers)
 
     @property
     def is_qat(self) -> bool:

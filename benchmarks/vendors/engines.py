@@ -42,7 +42,7 @@ def exported(name: str, vendor: Vendor, *, training: bool) -> tuple[GraphModule,
     """Return a model's graph and its batches; exported for training or for inference."""
     module, batches = built(name, channels_last=vendor.channels_last)
     module.train(training)
-    program = torch.export.export(module, (batches[0],))
+    program = torch.export.export(module, (batches[0],), strict=vendor.decomposes)
     if vendor.decomposes:
         table = torch.export.default_decompositions()
         for op in _quantizer(vendor, training=training).get_ops_to_preserve_from_decomposition():

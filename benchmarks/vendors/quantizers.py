@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 __all__ = ["VENDORS", "Vendor", "why_not"]
 
 
@@ -23,7 +25,8 @@ class Vendor:
         make: Makes it from that module, for training or not.
         trains: Whether it has a form for training.
         channels_last: Whether it takes convolutions of that layout only.
-        decomposes: Whether it wants the program decomposed, but for the ops that its quantizer asks to keep.
+        decomposes: Whether it wants the program exported strictly, for it finds ops by metadata that only this leaves,
+            and decomposed, but for the ops that its quantizer asks to keep.
         ours: Whether it is this library's: torchao's engine runs it through `as_torchao`.
         needs: Packages that executorch does not bring.
         only: The models that it has anything to do with; None for all.
@@ -209,7 +212,11 @@ VENDORS: dict[str, Vendor] = {
     "Core ML, affine": Vendor(
         module=_ET + "apple.coreml.quantizer._coreml_quantizer", make=_coreml("affine"), trains=True
     ),
-    "Core AI": Vendor(module=_ET + "apple.coreai.quantizer.quantizer", make=lambda m, _is_qat: m.CoreAIQuantizer(None)),
+    "Core AI": Vendor(
+        module=_ET + "apple.coreai.quantizer.quantizer",
+        make=lambda m, _is_qat: m.CoreAIQuantizer(torch.nn.Linear(1, 1)),
+        needs="coreai-opt",
+    ),
     "Cadence, default": _cadence("CadenceDefaultQuantizer", trains=True),
     "Cadence, layer norm": _cadence("CadenceWithLayerNormQuantizer"),
     "Cadence, wake word": _cadence("CadenceWakeWordQuantizer", trains=True),
@@ -249,7 +256,9 @@ def why_not(vendor: Vendor) -> str | None:
     """Return the error that importing a quantizer and making it ends with; None where there is none."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            vendor.make(importlib.import_module(vendor.module), False)
+            quantizer = vendor.make(importlib.import_module(vendor.module), False)
     except Exception as e:  # noqa: BLE001  # whatever the vendor's import raises
         return f"{type(e).__name__}: {str(e).splitlines()[0]}"
+    if not hasattr(quantizer, "annotate"):
+        return f"{type(quantizer).__name__} has no method annotate: it annotates no graph, but runs an engine itself"
     return None

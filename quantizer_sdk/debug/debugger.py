@@ -23,6 +23,7 @@ from quantizer_sdk.debug.tally import Tally
 from quantizer_sdk.debug.twins import is_rounding, output_leaves
 from quantizer_sdk.errors import AlreadyConvertedError, AlreadyPreparedError, ComparisonError, NotPreparedError
 from quantizer_sdk.model_copy import copy_model
+from quantizer_sdk.passes.compose_ops import compose_ops
 from quantizer_sdk.passes.inline_regions import inline_regions
 from quantizer_sdk.passes.move_constants import sink_constants
 from quantizer_sdk.passes.remove_guards import remove_guards
@@ -56,7 +57,7 @@ def compare(
         reference: The exported float model. It is left as it is, and so is the other.
         quantized: What `prepare_pt2e` made of it and calibration data went through, or `prepare_qat_pt2e`, or
             `convert_pt2e`: all of them are compared with the rounding that `convert_pt2e` gives them.
-        data: One element a run: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+        data: One element a run: a tensor, a tuple of positional inputs, or a dict of inputs by name.
         runner: Runs the quantized model on its kernels: a layer's error is then that of what they compute, its own
             error still that of the q/dq graph. The rounded values become outputs of the program.
         blame: Whether each layer's own error is measured too, which costs one more run.
@@ -146,6 +147,8 @@ def _rounding_form(quantized: object) -> GraphModule:
         )
         raise NotPreparedError(message)
     sink_constants(result)
+    for _path, graph in graphs_of(result):
+        compose_ops(graph)  # as the reference is, whatever its quantizer was shown
     return result
 
 

@@ -15,6 +15,7 @@ from quantizer_sdk.interop.hidden_calls import HiddenCalls
 from quantizer_sdk.interop.torchao_observers import unwrapped, wrapped
 from quantizer_sdk.interop.torchao_specs import Create, annotate_for_torchao
 from quantizer_sdk.observers.create import create_observer
+from quantizer_sdk.passes.compose_ops import compose_ops
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
 from quantizer_sdk.passes.inline_regions import inline_regions
 from quantizer_sdk.passes.move_constants import sink_constants
@@ -54,6 +55,8 @@ class OnTorchao(torchao.Quantizer):  # type: ignore[misc]  # torchao has no type
         """
         inline_regions(model)
         sink_constants(model)
+        if not self.quantizer.takes_core_aten:
+            compose_ops(model)
         remove_identities(model, dropouts=not self.is_qat)
         if self.is_qat:
             hidden = HiddenCalls(model)

@@ -1,0 +1,154 @@
+"""Write ops that `run_decompositions` leaves as those that torch.export gives: one kind of graph for all that follows.
+
+Requires an exported graph. Ensures: convolutions, norms, pools, softmax, hardswish and hardsigmoid have the overloads
+that a module's own call has, with the same values; what reads another result of an op, such as indices, keeps it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from quantizer_sdk.decision import absorb
+from quantizer_sdk.operands import argument
+from quantizer_sdk.passes.fold_batch_norm import FOLDABLE
+from quantizer_sdk.provenance import ORIGIN_KEY, origin_of, value_of
+
+__all__ = ["compose_norms", "compose_ops"]
+
+_ATEN = torch.ops.aten
+_Call = tuple[torch._ops.OpOverload, tuple[Any, ...]]
+
+_CONVOLUTIONS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
+_TRANSPOSED = (_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input)
+
+
+def compose_ops(model: GraphModule) -> None:
+    """Compose all ops of a graph."""
+    for node in list(model.graph.nodes):
+        if node.target in _FORMS:
+            _compose(node)
+        elif node.target is _ATEN.div.Tensor:
+            _compose_hard(node)
+
+
+def compose_norms(model: GraphModule) -> None:
+    """Compose the batch norms behind convolutions and linear layers alone, so that they are folded."""
+    for node in list(model.graph.nodes):
+        if node.target is _NORM and isinstance(node.args[0], Node) and node.args[0].target in FOLDABLE:
+            _compose(node)
+
+
+def _compose(node: Node) -> None:
+    """Give a node its composed form, in its place and under its name."""
+    call, value = _FORMS[node.target](node), value_of(node)
+    if call is None:
+        return
+    if isinstance(value, (tuple, list)):
+        if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
+            return
+        node.meta["val"] = value[0]
+        for user in list(node.users):
+            user.replace_all_uses_with(node)
+            node.graph.erase_node(user)
+    _retarget(node, *call)
+
+
+def _retarget(node: Node, target: torch._ops.OpOverload, args: tuple[Any, ...]) -> None:
+    node.meta[ORIGIN_KEY] = origin_of(node)  # rules name the op that the user's graph has, or the one that it is now
+    node.meta.pop("tensor_meta", None)
+    node.target, node.args, node.kwargs = target, args, {}
+
+
+def _convolution(node: Node) -> _Call | None:
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = (
+        argument(node, item.name)
+        for item in node.target._schema.arguments  # type: ignore[union-attr]
+    )
+    rank = len(stride)
+    if not 1 <= rank <= len(_CONVOLUTIONS):
+        return None
+    if transposed:
+        return _TRANSPOSED[rank - 1], (x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _CONVOLUTIONS[rank - 1], (x, weight, bias, stride, padding, dilation, groups)
+
+
+def _batch_norm(node: Node) -> _Call:
+    x, gamma, beta, mean, variance, momentum, eps = node.args
+    return _ATEN.batch_norm.default, (x, gamma, beta, mean, variance, False, momentum, eps, False)
+
+
+def _layer_norm(node: Node) -> _Call:
+    return _ATEN.layer_norm.default, node.args
+
+
+def _softmax(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
+    def form(node: Node) -> _Call | None:
+        x, axis, half_to_float = node.args
+        return None if half_to_float else (target, (x, axis))
+
+    return form
+
+
+def _same_operands(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
+    return lambda node: (target, node.args)
+
+
+_NORM = _ATEN._native_batch_norm_legit_no_training.default
+_FORMS: dict[Any, Callable[[Node], _Call | None]] = {
+    _ATEN.convolution.default: _convolution,
+    _NORM: _batch_norm,
+    _ATEN.native_layer_norm.default: _layer_norm,
+    _ATEN._softmax.default: _softmax(_ATEN.softmax.int),
+    _ATEN._log_softmax.default: _softmax(_ATEN.log_softmax.int),
+    _ATEN.max_pool2d_with_indices.default: _same_operands(_ATEN.max_pool2d.default),
+    _ATEN.max_pool3d_with_indices.default: _same_operands(_ATEN.max_pool3d.default),
+    _ATEN._adaptive_avg_pool2d.default: _same_operands(_ATEN.adaptive_avg_pool2d.default),
+    _ATEN._adaptive_avg_pool3d.default: _same_operands(_ATEN.adaptive_avg_pool3d.default),
+}
+"""By overload: the call that composes it, or None where it has no such form. Results of a tuple but the first go."""
+
+
+def _compose_hard(node: Node) -> None:
+    """Write clamp(x + 3, 0, 6) / 6 as hardsigmoid, and x * clamp(x + 3, 0, 6) / 6 as hardswish."""
+    dividend, divisor = node.args
+    if divisor != 6 or not isinstance(dividend, Node):
+        return
+    factors = dividend.args if dividend.target is _ATEN.mul.Tensor else (dividend,)
+    for clamped in factors:
+        chain = _clamp_chain(clamped)
+        if chain is None:
+            continue
+        x = chain[-1].args[0]
+        if len(factors) == 2:
+            if x not in factors or len(dividend.users) > 1:
+                continue
+            chain.insert(0, dividend)
+        absorbed = _ATEN.hardsigmoid.default if len(factors) == 1 else _ATEN.hardswish.default
+        for member in chain:
+            absorb(node, member, "written as")
+        _retarget(node, absorbed, (x,))
+        for member in chain:
+            node.graph.erase_node(member)
+        return
+
+
+def _clamp_chain(upper: Any) -> list[Node] | None:
+    """Return the ops of clamp(clamp(x + 3, 0), max=6), the last first, if nothing else reads them."""
+    chain: list[Node] = []
+    for target, wanted in (
+        (_ATEN.clamp.default, (None, 6)),
+        (_ATEN.clamp.default, (0, None)),
+        (_ATEN.add.Tensor, (3,)),
+    ):
+        node = chain[-1].args[0] if chain else upper
+        if not isinstance(node, Node) or node.target is not target or len(node.users) > 1 or node.kwargs:
+            return None
+        if (*node.args[1:], *[None] * (len(wanted) + 1 - len(node.args))) != wanted:
+            return None
+        chain.append(node)
+    return chain
