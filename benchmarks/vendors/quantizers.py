@@ -126,7 +126,7 @@ def _cadence(kind: str, *, trains: bool = False) -> Vendor:
     def make(m: Any, is_qat: bool) -> Any:
         return getattr(m, kind)(is_qat=is_qat) if trains else getattr(m, kind)()
 
-    return Vendor(module=_CADENCE, make=make, trains=trains, decomposes=True)
+    return Vendor(module=_CADENCE, make=make, trains=trains, decomposes=True, known={"reused": "sharing"})
 
 
 def _openvino(mode: str) -> Vendor:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from quantizer_sdk.observers.derived import is_derived
+from quantizer_sdk.passes.compose_ops import compose_norms
 from quantizer_sdk.passes.fold_batch_norm import fold_batch_norm
 from quantizer_sdk.passes.fold_quantized_constants import fold_quantized_constants
 from quantizer_sdk.passes.remove_guards import remove_guards
@@ -25,7 +26,8 @@ __all__ = ["NOTES", "Cell", "judged"]
 NOTES = {
     "norm": "Batch norm is folded in float64 here, in float32 there. Both agree once it is folded beforehand.",
     "dropout": "Dropout is gone here before the quantizer looks. Both agree on the model without it.",
-    "readers": "Each reader of codes made at run time has a dequantize of its own here; the values are the same.",
+    "readers": "Each reader of codes has a dequantize of its own here; there those of codes made at run time, or "
+    "that no annotated op reads, share one. The values are the same.",
     "constants": "What is quantized twice on the way from a constant is computed at conversion here. Both agree once "
     "it is computed there too.",
     "guards": "Export's guards are a call of a module in the graph: on torchao's engine vendors' passes fail on it, "
@@ -133,8 +135,8 @@ def _computed(ours: Converted, theirs: Converted, batches: Sequence[torch.Tensor
 _PTQ: dict[tuple[str, ...], tuple[_Pass, ...]] = {
     ("guards",): (remove_guards,),
     ("dropout",): (remove_identities,),
-    ("norm",): (fold_batch_norm,),
-    ("dropout", "norm"): (remove_identities, fold_batch_norm),
+    ("norm",): (compose_norms, fold_batch_norm),
+    ("dropout", "norm"): (remove_identities, compose_norms, fold_batch_norm),
 }
 
 
@@ -148,8 +150,8 @@ def _shown(name: str, vendor: Vendor, *, training: bool, always: tuple[_Pass, ..
                 return reasons if without.none else (*reasons, "readers")
         return (vendor.known.get(name, "?"),)
     without = _again(name, vendor, training=True, prepare_theirs=always, float_biases=True)
-    if without is not None and without.none:
-        return ("bias",)
+    if without is not None and (without.none or _seen(without)):
+        return ("bias",) if without.none else ("bias", "readers")
     kinds = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
     if any(isinstance(part, kinds) for part in module.modules()):
         return ("training",)

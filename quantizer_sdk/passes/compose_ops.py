@@ -34,6 +34,10 @@ def compose_ops(model: GraphModule) -> None:
             _compose(node)
         elif node.target is _ATEN.div.Tensor:
             _compose_hard(node)
+        elif node.target is _TRAINED_NORM:
+            _compose_trained_norm(node)
+        elif node.target is _ATEN.copy_.default:
+            _compose_counter(node)
 
 
 def compose_norms(model: GraphModule) -> None:
@@ -98,6 +102,7 @@ def _same_operands(target: torch._ops.OpOverload) -> Callable[[Node], _Call | No
     return lambda node: (target, node.args)
 
 
+_TRAINED_NORM = _ATEN._native_batch_norm_legit_functional.default
 _NORM = _ATEN._native_batch_norm_legit_no_training.default
 _FORMS: dict[Any, Callable[[Node], _Call | None]] = {
     _ATEN.convolution.default: _convolution,
@@ -111,6 +116,44 @@ _FORMS: dict[Any, Callable[[Node], _Call | None]] = {
     _ATEN._adaptive_avg_pool3d.default: _same_operands(_ATEN.adaptive_avg_pool3d.default),
 }
 """By overload: the call that composes it, or None where it has no such form. Results of a tuple but the first go."""
+
+
+def _compose_trained_norm(node: Node) -> None:
+    """Write a norm in training mode, which returns its new statistics for the graph to copy, as one that keeps them."""
+    *operands, training, momentum, eps = node.args
+    results: dict[Node, Any] = {user: user.args[1] for user in node.users if user.target is operator.getitem}
+    updates: list[Node] = []
+    for user, index in results.items():
+        if index in (3, 4):  # the running mean and variance to be
+            (*_, update) = user.users or (None,)
+            if update is None or len(user.users) > 1 or update.target is not _ATEN.copy_.default or update.users:
+                return
+            if update.args[:2] != (operands[index], user):
+                return
+            updates.append(update)
+        elif index != 0 and user.users:
+            return
+    if not training or len(results) < len(node.users):
+        return
+    for update in updates:
+        node.graph.erase_node(update)
+    node.meta["val"] = value_of(node)[0]
+    for user in results:
+        user.replace_all_uses_with(node)
+        node.graph.erase_node(user)
+    _retarget(node, _ATEN.batch_norm.default, (*operands, True, momentum, eps, False))
+
+
+def _compose_counter(copy: Node) -> None:
+    """Write a counter of batches that is copied over as one that is added to."""
+    counter, sum_ = copy.args[:2]
+    if not isinstance(counter, Node) or not isinstance(sum_, Node) or counter.op != "get_attr":
+        return
+    named = str(counter.target).rpartition(".")[2] == "num_batches_tracked"
+    if named and sum_.target is _ATEN.add.Tensor and sum_.args == (counter, 1) and list(sum_.users) == [copy]:
+        _retarget(sum_, _ATEN.add_.Tensor, sum_.args)
+        copy.replace_all_uses_with(sum_)
+        copy.graph.erase_node(copy)
 
 
 def _compose_hard(node: Node) -> None:

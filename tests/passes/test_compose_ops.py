@@ -166,15 +166,39 @@ def test_rules_name_either_op():
         assert {it.node for it in report.ops if it.state == "float"} >= {"convolution", "convolution_1"}
 
 
-def test_it_trains_too():
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_decomposed_in_either_mode_trains_like_the_one_it_was(training):
     torch.manual_seed(0)
-    net, x = Net().eval(), torch.randn(4, 3, 12, 12)
-    trained = prepare_qat_pt2e(decomposed(net, x), xnnpack(is_qat=True))
-    before = trained.state_dict()["norm.running_mean"].clone()
-    trained(x).square().mean().backward()
-    assert not torch.equal(trained.state_dict()["norm.running_mean"], before)  # norms learn in training
-    converted = convert_pt2e(trained.eval())
-    assert aten.batch_norm.default not in targets_of(converted)
+    net, batches = Net().train(training), [torch.randn(4, 3, 12, 12) for _ in range(3)]
+    programs = [torch.export.export(net, (batches[0],)) for _ in range(2)]
+    models = [programs[0].module(), programs[1].run_decompositions().module()]
+    results = []
+    for model in models:
+        trained = prepare_qat_pt2e(model, xnnpack(is_qat=True))
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.05)
+        for x in batches:
+            optimizer.zero_grad()
+            trained(x).square().sum().backward()
+            optimizer.step()
+        assert trained.state_dict()["norm.num_batches_tracked"] == 3
+        results.append(convert_pt2e(trained.eval())(batches[0]))
+    assert torch.equal(*results)
+
+
+def test_a_norm_that_is_called_twice_in_training_stays_as_it_is():
+    norm = nn.BatchNorm2d(4).train()
+    program = torch.export.export(Calls(lambda own, x: own(own(x)), norm).train(), (torch.randn(IMAGE),))
+    model = program.run_decompositions().module()
+    x = torch.randn(IMAGE)
+    norms = [target for target in targets_of(model) if "batch_norm" in str(target)]
+    compose_ops(model)
+    model.recompile()
+    model(x)
+    reference = program.module()
+    reference(x)
+    assert len(norms) == 2
+    for name, value in reference.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
 
 
 class Recording(Quantizer):
