@@ -79,11 +79,11 @@ def tidy(model: GraphModule, *, composed: bool = True) -> GraphModule:
 
 def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """Return a copy with weights of its own, annotated as for inference: what trains only is hidden meanwhile."""
+    compose = compose_norms if quantizer.takes_core_aten else compose_ops
     result = copy_for_training(require_exported(model))
     sink_constants(result)
     for _path, graph in graphs_of(result):
-        if not quantizer.takes_core_aten:
-            compose_ops(graph)
+        compose(graph)
         hide_dropout(graph)
         remove_identities(graph, dropouts=False)
         hide_batch_norm(graph)

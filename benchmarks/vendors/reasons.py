@@ -34,6 +34,8 @@ NOTES = {
     "or take it for an observer. Here quantizers never see them. Both agree on a graph without guards.",
     "counter": "The quantizer annotates the addition to a norm's counter: torchao's engine fake quantizes an integer, "
     "and fails; here integers are left alone.",
+    "statistics": "A norm decomposed in training mode, whose new statistics are copied over the old: backward fails on "
+    "that there; here the norm gets back the form that trains.",
     "nothing": "The quantizer claims nothing: an error here, a float model in silence there.",
     "bias": "A bias with derived qparams is rounded in training here, as the kernel will. Both agree where it is not.",
     "training": "Norms or dropouts in training: torchao's engine replaces eps, momentum and rates, folds in float32, "
@@ -69,6 +71,7 @@ def _remove_counters(model: GraphModule) -> None:
 _FAILURES: dict[str, tuple[tuple[str, ...], _Pass]] = {
     "guards": (("_guards_fn", "call_module", "when running the"), remove_guards),
     "counter": (("not implemented for 'Long'",), _remove_counters),
+    "statistics": (("modified by an inplace operation",), compose_norms),
 }
 
 

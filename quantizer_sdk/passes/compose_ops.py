@@ -34,17 +34,29 @@ def compose_ops(model: GraphModule) -> None:
             _compose(node)
         elif node.target is _ATEN.div.Tensor:
             _compose_hard(node)
-        elif node.target is _TRAINED_NORM:
-            _compose_trained_norm(node)
-        elif node.target is _ATEN.copy_.default:
-            _compose_counter(node)
+        else:
+            _compose_what_trains(node)
 
 
 def compose_norms(model: GraphModule) -> None:
-    """Compose the batch norms behind convolutions and linear layers alone, so that they are folded."""
+    """Compose the batch norms behind convolutions and linear layers alone, so that they are folded, or train."""
     for node in list(model.graph.nodes):
-        if node.target is _NORM and isinstance(node.args[0], Node) and node.args[0].target in FOLDABLE:
+        behind = node.args[0] if node.target in (_NORM, _TRAINED_NORM) else None
+        if node.target is _NORM and _is_layer(behind):
             _compose(node)
+        elif node.target is not _TRAINED_NORM or _is_layer(behind):
+            _compose_what_trains(node)
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node, Node) and node.target in FOLDABLE
+
+
+def _compose_what_trains(node: Node) -> None:
+    if node.target is _TRAINED_NORM:
+        _compose_trained_norm(node)
+    elif node.target is _ATEN.copy_.default:
+        _compose_counter(node)
 
 
 def _compose(node: Node) -> None:

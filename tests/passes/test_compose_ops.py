@@ -225,6 +225,23 @@ def test_quantizers_of_other_libraries_see_the_ops_as_they_are_but_folded(quanti
     assert aten.convolution.default in quantizer.seen
 
 
+def test_norms_decomposed_in_training_train_for_them_too():
+    class Annotating(Elsewhere):
+        def annotate(self, model):
+            X86Quantizer("onednn").set_global(get_default_x86_quantization_config(is_qat=True)).annotate(model)
+
+    net, x = Net().train(), torch.randn(4, 3, 12, 12)
+    table = torch.export.default_decompositions()
+    table.pop(aten.conv2d.default, None)
+    program = torch.export.export(net, (x,)).run_decompositions(table)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # as it is, it cannot be trained
+        program.module()(x).square().mean().backward()
+    trained = prepare_qat_pt2e(program.module(), Annotating())
+    before = trained.state_dict()["norm.num_batches_tracked"].clone()
+    trained(x).square().mean().backward()
+    assert trained.state_dict()["norm.num_batches_tracked"] == before + 1
+
+
 def test_norms_behind_convolutions_that_another_library_asked_to_keep_are_folded():
     net, x = Net().eval(), torch.randn(2, 3, 12, 12)
     table = torch.export.default_decompositions()
