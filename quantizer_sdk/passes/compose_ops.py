@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.decision import absorb
 from quantizer_sdk.operands import argument
+from quantizer_sdk.passes.compose_products import compose_products
 from quantizer_sdk.passes.fold_batch_norm import FOLDABLE
 from quantizer_sdk.provenance import ORIGIN_KEY, origin_of, value_of
 
@@ -29,6 +30,7 @@ _TRANSPOSED = (_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _AT
 
 def compose_ops(model: GraphModule) -> None:
     """Compose all ops of a graph."""
+    compose_products(model)
     for node in list(model.graph.nodes):
         if node.target in _FORMS:
             _compose(node)
@@ -110,6 +112,13 @@ def _softmax(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
     return form
 
 
+def _by_number(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
+    def form(node: Node) -> _Call | None:
+        return (target, node.args[:2]) if len(node.args) == 2 and not node.kwargs else None  # else a factor besides
+
+    return form
+
+
 def _same_operands(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
     return lambda node: (target, node.args)
 
@@ -118,6 +127,10 @@ _TRAINED_NORM = _ATEN._native_batch_norm_legit_functional.default
 _NORM = _ATEN._native_batch_norm_legit_no_training.default
 _FORMS: dict[Any, Callable[[Node], _Call | None]] = {
     _ATEN.convolution.default: _convolution,
+    _ATEN.mul.Scalar: _by_number(_ATEN.mul.Tensor),
+    _ATEN.div.Scalar: _by_number(_ATEN.div.Tensor),
+    _ATEN.add.Scalar: _by_number(_ATEN.add.Tensor),
+    _ATEN.sub.Scalar: _by_number(_ATEN.sub.Tensor),
     _NORM: _batch_norm,
     _ATEN.native_layer_norm.default: _layer_norm,
     _ATEN._softmax.default: _softmax(_ATEN.softmax.int),

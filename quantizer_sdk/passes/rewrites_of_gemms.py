@@ -15,7 +15,7 @@ from quantizer_sdk.passes.fold_batch_norm import folded_bias, scale_of_norm
 from quantizer_sdk.passes.rewrite_ops import Replacement, Rewrite
 from quantizer_sdk.provenance import value_of
 
-__all__ = ["ADDMM", "AVERAGE_POOL", "BATCH_NORM", "MATMUL"]
+__all__ = ["ADDMM", "AVERAGE_POOL", "BATCH_NORM", "MATMUL", "transposed"]
 
 _ATEN = torch.ops.aten
 
@@ -51,11 +51,11 @@ def _linear(replacement: Replacement, left: Any, right: Any, bias: Node | None) 
         return None
     if value_of(right).dim() != 2 or value_of(left).dim() < 2:
         return None
-    weight = _transposed(right) or replacement.call(_ATEN.t.default, right)
+    weight = transposed(right) or replacement.call(_ATEN.t.default, right)
     return replacement.call(_ATEN.linear.default, left, weight, *(() if bias is None else (bias,)))
 
 
-def _transposed(weight: Node) -> Node | None:
+def transposed(weight: Node) -> Node | None:
     """Return the parameter that a constant is the transpose of, if it is one."""
     target, operand = weight.target, weight.args[0] if weight.args else None
     swaps = target is _ATEN.t.default

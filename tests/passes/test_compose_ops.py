@@ -210,6 +210,59 @@ class Recording(Quantizer):
         return model
 
 
+class Mixing(nn.Module):
+    """A linear layer whose input is not contiguous: decomposed, it is a product in batches."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.layer = nn.Linear(6, 10, bias=bias)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x.transpose(0, 1)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_that_was_decomposed_into_a_batched_product(bias):
+    torch.manual_seed(0)
+    x = torch.randn(5, 3, 6)
+    model = decomposed(Mixing(bias), x)
+    assert aten.bmm.default in targets_of(model)
+    expected = model(x)
+    compose_ops(model)
+    model.graph.lint()
+    model.recompile()
+    assert targets_of(model).count(aten.linear.default) == 1
+    assert not {aten.bmm.default, aten.add.Tensor, aten.expand.default} & set(targets_of(model))
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+def test_open_sizes_stay_open():
+    x = torch.randn(5, 3, 6)
+    program = torch.export.export(Mixing(bias=True).eval(), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    model = program.run_decompositions().module()
+    inputs = [torch.randn(n, 3, 6) for n in (2, 7)]
+    expected = [model(it) for it in inputs]
+    compose_ops(model)
+    model.recompile()
+    assert aten.linear.default in targets_of(model)
+    assert all(torch.allclose(model(it), one, atol=1e-6) for it, one in zip(inputs, expected, strict=True))
+
+
+def test_a_batched_product_of_activations_stays():
+    model = decomposed(Calls(lambda x: torch.matmul(x, x.transpose(1, 2))), torch.randn(SIGNAL))
+    compose_ops(model)
+    assert aten.bmm.default in targets_of(model)
+    assert aten.expand.default not in targets_of(model)
+
+
+def test_attention_of_torch_is_quantized_as_much_as_it_was():
+    torch.manual_seed(0)
+    layer, x = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval(), torch.randn(2, 5, 16)
+    reports = [explain(model, xnnpack()) for model in (torch.export.export(layer, (x,)).module(), decomposed(layer, x))]
+    quantized_macs = [sum(op.macs or 0 for op in it.ops if op.state == "quantized") for it in reports]
+    assert quantized_macs[0] == quantized_macs[1] > 0
+
+
 class Elsewhere:
     """A quantizer of another library."""
 
