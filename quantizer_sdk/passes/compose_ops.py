@@ -63,17 +63,28 @@ def _compose_what_trains(node: Node) -> None:
 
 def _compose(node: Node) -> None:
     """Give a node its composed form, in its place and under its name."""
-    call, value = _FORMS[node.target](node), value_of(node)
+    call = _FORMS[node.target](node)
     if call is None:
         return
-    if isinstance(value, (tuple, list)):
+    if len(node.target._schema.returns) > 1:  # type: ignore[union-attr]
         if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
             return
-        node.meta["val"] = value[0]
-        for user in list(node.users):
-            user.replace_all_uses_with(node)
-            node.graph.erase_node(user)
+        _give_first_result(node)
     _retarget(node, *call)
+
+
+def _give_first_result(node: Node) -> None:
+    """Let the readers of a tuple's first part read the op itself."""
+    if value_of(node) is not None:
+        node.meta["val"] = value_of(node)[0]
+    for user in list(node.users):
+        user.replace_all_uses_with(node)
+        node.graph.erase_node(user)
+
+
+def _operands(node: Node) -> tuple[Any, ...]:
+    """Return all arguments of a call, those left out too, in the order of its schema."""
+    return tuple(argument(node, item.name) for item in node.target._schema.arguments)  # type: ignore[union-attr]
 
 
 def _retarget(node: Node, target: torch._ops.OpOverload, args: tuple[Any, ...]) -> None:
@@ -83,10 +94,7 @@ def _retarget(node: Node, target: torch._ops.OpOverload, args: tuple[Any, ...]) 
 
 
 def _convolution(node: Node) -> _Call | None:
-    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = (
-        argument(node, item.name)
-        for item in node.target._schema.arguments  # type: ignore[union-attr]
-    )
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = _operands(node)
     rank = len(stride)
     if not 1 <= rank <= len(_CONVOLUTIONS):
         return None
@@ -96,17 +104,17 @@ def _convolution(node: Node) -> _Call | None:
 
 
 def _batch_norm(node: Node) -> _Call:
-    x, gamma, beta, mean, variance, momentum, eps = node.args
+    x, gamma, beta, mean, variance, momentum, eps = _operands(node)
     return _ATEN.batch_norm.default, (x, gamma, beta, mean, variance, False, momentum, eps, False)
 
 
 def _layer_norm(node: Node) -> _Call:
-    return _ATEN.layer_norm.default, node.args
+    return _ATEN.layer_norm.default, _operands(node)
 
 
 def _softmax(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
     def form(node: Node) -> _Call | None:
-        x, axis, half_to_float = node.args
+        x, axis, half_to_float = _operands(node)
         return None if half_to_float else (target, (x, axis))
 
     return form
@@ -114,13 +122,14 @@ def _softmax(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
 
 def _by_number(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
     def form(node: Node) -> _Call | None:
-        return (target, node.args[:2]) if len(node.args) == 2 and not node.kwargs else None  # else a factor besides
+        x, number, *alpha = _operands(node)
+        return (target, (x, number)) if alpha in ([], [1]) else None
 
     return form
 
 
 def _same_operands(target: torch._ops.OpOverload) -> Callable[[Node], _Call | None]:
-    return lambda node: (target, node.args)
+    return lambda node: (target, _operands(node))
 
 
 _TRAINED_NORM = _ATEN._native_batch_norm_legit_functional.default
@@ -145,7 +154,7 @@ _FORMS: dict[Any, Callable[[Node], _Call | None]] = {
 
 def _compose_trained_norm(node: Node) -> None:
     """Write a norm in training mode, which returns its new statistics for the graph to copy, as one that keeps them."""
-    *operands, training, momentum, eps = node.args
+    *operands, training, momentum, eps = _operands(node)
     results: dict[Node, Any] = {user: user.args[1] for user in node.users if user.target is operator.getitem}
     updates: list[Node] = []
     for user, index in results.items():
@@ -162,10 +171,7 @@ def _compose_trained_norm(node: Node) -> None:
         return
     for update in updates:
         node.graph.erase_node(update)
-    node.meta["val"] = value_of(node)[0]
-    for user in results:
-        user.replace_all_uses_with(node)
-        node.graph.erase_node(user)
+    _give_first_result(node)
     _retarget(node, _ATEN.batch_norm.default, (*operands, True, momentum, eps, False))
 
 
@@ -183,7 +189,7 @@ def _compose_counter(copy: Node) -> None:
 
 def _compose_hard(node: Node) -> None:
     """Write clamp(x + 3, 0, 6) / 6 as hardsigmoid, and x * clamp(x + 3, 0, 6) / 6 as hardswish."""
-    dividend, divisor = node.args
+    dividend, divisor = _operands(node)
     if divisor != 6 or not isinstance(dividend, Node):
         return
     factors = dividend.args if dividend.target is _ATEN.mul.Tensor else (dividend,)
