@@ -13,7 +13,7 @@ from quantizer_sdk.passes.fold_batch_norm import FOLDABLE
 from quantizer_sdk.report.held_tensors import HeldTensors
 from quantizer_sdk.report.points import Point
 
-__all__ = ["Suspicion", "nearly_agree", "suspicions"]
+__all__ = ["Suspicion", "nearly_agree", "suspicions", "swamped"]
 
 FAR_BEYOND = 10.0
 """A range is far beyond the bulk where its end is so many times the magnitude that 99.9 % of the values stay below."""
@@ -27,6 +27,8 @@ MUCH_CLIPPED = 0.01
 AGREE = 0.05
 """Two ranges nearly agree where their ends differ by up to this share of the wider one."""
 
+_ATEN = torch.ops.aten
+_SUMS = frozenset({_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.sub_.Tensor})
 _NAMED = 5  # channels are named, then counted
 
 
@@ -52,6 +54,8 @@ def suspicions(op: Node, role: str, point: Point, held: HeldTensors) -> Iterator
         return
     low, high = float(seen.low.min()), float(seen.high.max())
     if low == high:
+        if held.of(point.tensor) is not None:  # a constant that is one number: no data could change that
+            return
         what = (
             "all values that were seen are 0: the channels before it are dead" if low == 0 else f"only {low:g} was seen"
         )
@@ -147,6 +151,23 @@ def _code_range(point: Point) -> tuple[float, float]:
     assert point.quant_max is not None
     low, high = ((code - point.zero_point) * point.scale for code in (point.quant_min, point.quant_max))
     return float(low.min()), float(high.max())
+
+
+def swamped(op: Node, role: str, operand: Point, result: Point) -> Suspicion | None:
+    """Return that a sum has no codes for what an operand adds to it, as where the other is a mask of huge numbers."""
+    seen, step = operand.seen, result.scale
+    if op.target not in _SUMS or step is None or step.numel() != 1 or seen is None or seen.low is None:
+        return None
+    reach = max(abs(float(seen.low.min())), abs(float(seen.high.max())))  # type: ignore[union-attr]
+    if not 0 < reach < float(step) / 2:
+        return None
+    return Suspicion(
+        "swamped",
+        f"its {role}, whose values reach to {reach:.4g}, is less than half a step of its result, {float(step):.4g}: "
+        "nothing of it is left in the sum",
+        "leave this op float by a rule of None for its module or op, or add smaller numbers: a mask of -100 blocks "
+        "what a softmax reads as well as one of -1e9",
+    )
 
 
 def nearly_agree(one: Point, other: Point) -> bool:

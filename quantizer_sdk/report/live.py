@@ -13,7 +13,7 @@ from quantizer_sdk.decision import RECORD_KEY
 from quantizer_sdk.operands import tensor_operands
 from quantizer_sdk.passes.insert_observers import moves
 from quantizer_sdk.provenance import module_path, name_in, op_name, source_line
-from quantizer_sdk.report.findings import nearly_agree, suspicions
+from quantizer_sdk.report.findings import nearly_agree, suspicions, swamped
 from quantizer_sdk.report.held_tensors import HeldTensors
 from quantizer_sdk.report.ops import is_op
 from quantizer_sdk.report.points import Point, Points
@@ -64,7 +64,12 @@ class Live:
                 if told not in self._told:
                     self._told.add(told)
                     self._report(node, name, each.kind, each.message, each.advice)
-        self._compare(node, name, [point for role, point in found if role != "output"])
+        operands = [(role, point) for role, point in found if role != "output"]
+        self._compare(node, name, [point for _role, point in operands])
+        for result in (point for role, point in found if role == "output"):
+            for role, point in operands:
+                if lost := swamped(node, role, point, result):
+                    self._report(node, name, lost.kind, lost.message, lost.advice)
 
     def _of(self, node: Node) -> Iterator[tuple[str, Point]]:
         if isinstance(node.target, torch._ops.OpOverload):

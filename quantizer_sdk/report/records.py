@@ -100,7 +100,7 @@ class Finding:
     """Something that a user should look at.
 
     Attributes:
-        kind: "outliers", "channel_outliers", "dead_channels", "zero_range", "saturating", "requantized",
+        kind: "outliers", "channel_outliers", "dead_channels", "zero_range", "saturating", "swamped", "requantized",
             "uncalibrated", "unused_rule" or "no_record".
         node: The op; "" for the whole model.
         message: What was found, in words.

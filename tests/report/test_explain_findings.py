@@ -13,6 +13,7 @@ from quantizer_sdk import (
     explain,
     prepare_pt2e,
 )
+from quantizer_sdk.backends.xnnpack import XNNPACKQuantizer
 from quantizer_sdk.observers import MinMaxObserver, MovingAverageMinMaxObserver, PercentileObserver
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(5))
@@ -127,3 +128,29 @@ def test_a_finding_says_where(export):
     finding = explain(prepared).warnings[0]
     assert (finding.kind, finding.module) == ("dead_channels", "2")
     assert str(finding).startswith("linear_1: 1 of 8 output channels of its weight are all zero: channel 1; prune them")
+
+
+class Masked(nn.Module):
+    def forward(self, x, mask):
+        return x + mask
+
+
+@pytest.mark.parametrize(("number", "lost"), [(-3.4e38, True), (-1e4, True), (-100.0, False)])
+def test_a_mask_that_leaves_no_codes_for_what_it_is_added_to(export, number, lost):
+    mask = torch.zeros(8, 16)
+    mask[:, 12:] = number
+    prepared = prepare_pt2e(export(Masked(), X, mask), XNNPACKQuantizer())
+    calibrate(prepared, [(X, mask)])
+    for model in (prepared, convert_pt2e(prepared)):
+        found = [it for it in explain(model).warnings if it.kind == "swamped"]
+        assert [it.node for it in found] == (["add"] if lost else [])
+        assert all(it.message.startswith("its self, whose values reach to 2.78,") for it in found)
+
+
+def test_a_number_that_the_model_is_written_with_has_no_range_to_calibrate(export):
+    prepared = prepare_pt2e(export(Apply(lambda _m, x: x * 0.25 + 1), X), XNNPACKQuantizer())
+    calibrate(prepared, [X])
+    for model in (prepared, convert_pt2e(prepared)):
+        report = explain(model)
+        assert sum(op.state == "quantized" for op in report.ops) == 2
+        assert report.warnings == ()
