@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quantizers import Apply
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its name everywhere
 
@@ -14,17 +15,8 @@ from quantizer_sdk.qdq import is_quantize
 aten = torch.ops.aten
 
 
-class Calls(nn.Module):
-    def __init__(self, function, *modules):
-        super().__init__()
-        self.function, self.parts = function, nn.ModuleList(modules)
-
-    def forward(self, *inputs):
-        return self.function(*self.parts, *inputs)
-
-
 def module_of(layer):
-    return Calls(lambda own, x: own(x), layer)
+    return Apply(lambda m, x: m.layer(x), layer=layer)
 
 
 IMAGE, SIGNAL, VOLUME = (2, 4, 9, 9), (2, 4, 9), (2, 4, 5, 5, 5)
@@ -42,13 +34,13 @@ FORMS = {
     "batch_norm": (aten.batch_norm.default, module_of(nn.BatchNorm2d(4)), IMAGE),
     "batch_norm without affine": (aten.batch_norm.default, module_of(nn.BatchNorm1d(4, affine=False)), SIGNAL),
     "layer_norm": (aten.layer_norm.default, module_of(nn.LayerNorm(9)), SIGNAL),
-    "softmax": (aten.softmax.int, Calls(lambda x: torch.softmax(x, 1)), SIGNAL),
-    "log_softmax": (aten.log_softmax.int, Calls(lambda x: torch.log_softmax(x, -1)), SIGNAL),
-    "max_pool2d": (aten.max_pool2d.default, Calls(lambda x: F.max_pool2d(x, 3, 2, 1)), IMAGE),
-    "max_pool3d": (aten.max_pool3d.default, Calls(lambda x: F.max_pool3d(x, 2, ceil_mode=True)), VOLUME),
-    "adaptive_avg_pool2d": (aten.adaptive_avg_pool2d.default, Calls(lambda x: F.adaptive_avg_pool2d(x, 4)), IMAGE),
-    "hardswish": (aten.hardswish.default, Calls(lambda x: F.hardswish(4 * x)), IMAGE),
-    "hardsigmoid": (aten.hardsigmoid.default, Calls(lambda x: F.hardsigmoid(4 * x)), IMAGE),
+    "softmax": (aten.softmax.int, Apply(lambda _m, x: torch.softmax(x, 1)), SIGNAL),
+    "log_softmax": (aten.log_softmax.int, Apply(lambda _m, x: torch.log_softmax(x, -1)), SIGNAL),
+    "max_pool2d": (aten.max_pool2d.default, Apply(lambda _m, x: F.max_pool2d(x, 3, 2, 1)), IMAGE),
+    "max_pool3d": (aten.max_pool3d.default, Apply(lambda _m, x: F.max_pool3d(x, 2, ceil_mode=True)), VOLUME),
+    "adaptive_avg_pool2d": (aten.adaptive_avg_pool2d.default, Apply(lambda _m, x: F.adaptive_avg_pool2d(x, 4)), IMAGE),
+    "hardswish": (aten.hardswish.default, Apply(lambda _m, x: F.hardswish(4 * x)), IMAGE),
+    "hardsigmoid": (aten.hardsigmoid.default, Apply(lambda _m, x: F.hardsigmoid(4 * x)), IMAGE),
 }
 
 
@@ -90,7 +82,7 @@ KEPT = {
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_not_quite_such_an_op_stays(name):
     target, function = KEPT[name]
-    model = decomposed(Calls(function), torch.randn(IMAGE))
+    model = decomposed(Apply(lambda _m, x: function(x)), torch.randn(IMAGE))
     before = targets_of(model)
     compose_ops(model)
     assert target in before
@@ -102,7 +94,7 @@ def test_what_is_read_of_a_chain_stays_beside_it():
         clamped = torch.clamp(torch.clamp(x + 3, 0), max=6)
         return x * clamped / 6, clamped
 
-    model, x = decomposed(Calls(function), torch.randn(IMAGE)), torch.randn(IMAGE)
+    model, x = decomposed(Apply(lambda _m, x: function(x)), torch.randn(IMAGE)), torch.randn(IMAGE)
     expected = model(x)
     compose_ops(model)
     model.recompile()
@@ -187,7 +179,7 @@ def test_a_model_decomposed_in_either_mode_trains_like_the_one_it_was(training):
 
 def test_a_norm_that_is_called_twice_in_training_stays_as_it_is():
     norm = nn.BatchNorm2d(4).train()
-    program = torch.export.export(Calls(lambda own, x: own(own(x)), norm).train(), (torch.randn(IMAGE),))
+    program = torch.export.export(Apply(lambda m, x: m.norm(m.norm(x)), norm=norm).train(), (torch.randn(IMAGE),))
     model = program.run_decompositions().module()
     x = torch.randn(IMAGE)
     norms = [target for target in targets_of(model) if "batch_norm" in str(target)]
@@ -249,7 +241,7 @@ def test_open_sizes_stay_open():
 
 
 def test_a_batched_product_of_activations_stays():
-    model = decomposed(Calls(lambda x: torch.matmul(x, x.transpose(1, 2))), torch.randn(SIGNAL))
+    model = decomposed(Apply(lambda _m, x: torch.matmul(x, x.transpose(1, 2))), torch.randn(SIGNAL))
     compose_ops(model)
     assert aten.bmm.default in targets_of(model)
     assert aten.expand.default not in targets_of(model)
