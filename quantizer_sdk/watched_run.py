@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
+import torch
 from torch.fx import GraphModule, Interpreter, Node
+
+from quantizer_sdk.batches import positional_inputs, says_what_misfits
 
 __all__ = ["WatchedRun"]
 
@@ -30,3 +33,15 @@ class WatchedRun(Interpreter):
         if n in self._wanted:
             self._look(n, value)
         return value
+
+    @torch.no_grad()
+    def run_batches(self, batches: Iterable[Any]) -> None:
+        """Run data through the graph, without gradients.
+
+        Raises:
+            CalibrationError: A batch is of another kind, or not what the model was exported for; names its index.
+        """
+        assert isinstance(self.module, GraphModule)
+        for index, batch in enumerate(batches):
+            with says_what_misfits(self.module, batch, index):
+                self.run(*positional_inputs(self.module, batch, index))

@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from quantizer_sdk.accuracy.chains import Chain, batched, find_chains
 from quantizer_sdk.accuracy.channel_weights import scaled_by_input, weight_by_input, weight_by_output
 from quantizer_sdk.accuracy.quantized_layers import give_constant, shape_of_channels
-from quantizer_sdk.batches import Progress, positional_inputs, says_what_misfits
+from quantizer_sdk.batches import Progress
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import CalibrationError
 from quantizer_sdk.operands import argument
@@ -140,11 +140,7 @@ def _observed(
         own = 1 if batched(chain.first) else -len(shape_of_channels(chain.first))
         axes.update({clamp: own for clamp in chain.clamps if clamp is not read})
     ranges = _Ranges(axes)
-    run = WatchedRun(model, axes, ranges.take_in)
-    with torch.no_grad():
-        for index, batch in enumerate(batches if progress is None else progress(batches)):
-            with says_what_misfits(model, batch, index):
-                run.run(*positional_inputs(model, batch, index))
+    WatchedRun(model, axes, ranges.take_in).run_batches(batches if progress is None else progress(batches))
     if not ranges.lows:
         message = "the calibration data holds no batch at all; give at least one, or None to balance weights alone"
         raise CalibrationError(message)

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from quantizer_sdk.batches import positional_inputs, says_what_misfits
 from quantizer_sdk.constants import Constants
 from quantizer_sdk.errors import InvalidSpecError, NotExportedError
 from quantizer_sdk.model_copy import copy_model
@@ -54,11 +53,7 @@ def smooth_quant(model: GraphModule, batches: Iterable[Any], *, alpha: float = 0
     result = copy_model(model)
     groups = _groups(result)
     magnitudes = _Magnitudes()
-    run = WatchedRun(result, groups, magnitudes.take_in)
-    with torch.no_grad():
-        for index, batch in enumerate(batches):
-            with says_what_misfits(result, batch, index):
-                run.run(*positional_inputs(result, batch, index))
+    WatchedRun(result, groups, magnitudes.take_in).run_batches(batches)
     constants = Constants(result)
     for source, layers in groups.items():
         if source in magnitudes:
