@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,9 +75,9 @@ def _of_counts(role: str, point: Point, seen: Seen) -> Iterator[Suspicion]:
             f"{seen.clipped:.1%} of the values of its {role} lie beyond the range and are clipped",
             "take an observer with a wider range, such as MinMaxObserver or a higher percentile",
         )
-    if seen.bulk is not None and seen.low is not None and seen.high is not None and point.scale is not None:
+    if seen.bulk is not None and point.scale is not None:
         first, last = _code_range(point)
-        reach = min(max(abs(first), abs(last)), max(abs(float(seen.low)), abs(float(seen.high))))
+        reach = min(max(abs(first), abs(last)), _reach(seen))
         if seen.bulk > 0 and reach > FAR_BEYOND * seen.bulk:
             yield Suspicion(
                 "outliers",
@@ -153,21 +153,28 @@ def _code_range(point: Point) -> tuple[float, float]:
     return float(low.min()), float(high.max())
 
 
-def swamped(op: Node, role: str, operand: Point, result: Point) -> Suspicion | None:
-    """Return that a sum has no codes for what an operand adds to it, as where the other is a mask of huge numbers."""
-    seen, step = operand.seen, result.scale
-    if op.target not in _SUMS or step is None or step.numel() != 1 or seen is None or seen.low is None:
-        return None
-    reach = max(abs(float(seen.low.min())), abs(float(seen.high.max())))  # type: ignore[union-attr]
-    if not 0 < reach < float(step) / 2:
-        return None
-    return Suspicion(
-        "swamped",
-        f"its {role}, whose values reach to {reach:.4g}, is less than half a step of its result, {float(step):.4g}: "
-        "nothing of it is left in the sum",
-        "leave this op float by a rule of None for its module or op, or add smaller numbers: a mask of -100 blocks "
-        "what a softmax reads as well as one of -1e9",
-    )
+def swamped(op: Node, points: Sequence[tuple[str, Point]]) -> Iterator[Suspicion]:
+    """Yield the operands of a sum for which it has no codes, as where another is a mask of huge numbers."""
+    step = next((point.scale for role, point in points if role == "output"), None)
+    if op.target not in _SUMS or step is None or step.numel() != 1:
+        return
+    for role, point in points:
+        reach = 0.0 if role == "output" or point.seen is None else _reach(point.seen)
+        if 0 < reach < float(step) / 2:
+            yield Suspicion(
+                "swamped",
+                f"its {role}, whose values reach to {reach:.4g}, is less than half a step of its result, "
+                f"{float(step):.4g}: nothing of it is left in the sum",
+                "leave this op float by a rule of None for its module or op, or add smaller numbers: a mask of -100 "
+                "blocks what a softmax reads as well as one of -1e9",
+            )
+
+
+def _reach(seen: Seen) -> float:
+    """Return the largest magnitude that was seen; 0.0 where no range is known."""
+    if seen.low is None or seen.high is None:
+        return 0.0
+    return max(abs(float(seen.low.min())), abs(float(seen.high.max())))
 
 
 def nearly_agree(one: Point, other: Point) -> bool:

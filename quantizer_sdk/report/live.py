@@ -13,7 +13,7 @@ from quantizer_sdk.decision import RECORD_KEY
 from quantizer_sdk.operands import tensor_operands
 from quantizer_sdk.passes.insert_observers import moves
 from quantizer_sdk.provenance import module_path, name_in, op_name, source_line
-from quantizer_sdk.report.findings import nearly_agree, suspicions, swamped
+from quantizer_sdk.report.findings import Suspicion, nearly_agree, suspicions, swamped
 from quantizer_sdk.report.held_tensors import HeldTensors
 from quantizer_sdk.report.ops import is_op
 from quantizer_sdk.report.points import Point, Points
@@ -63,13 +63,10 @@ class Live:
                 told = (each.kind, id(point.tensor if point.seen is None else point.seen))
                 if told not in self._told:
                     self._told.add(told)
-                    self._report(node, name, each.kind, each.message, each.advice)
-        operands = [(role, point) for role, point in found if role != "output"]
-        self._compare(node, name, [point for _role, point in operands])
-        for result in (point for role, point in found if role == "output"):
-            for role, point in operands:
-                if lost := swamped(node, role, point, result):
-                    self._report(node, name, lost.kind, lost.message, lost.advice)
+                    self._report(node, name, each)
+        self._compare(node, name, [point for role, point in found if role != "output"])
+        for each in swamped(node, found):
+            self._report(node, name, each)
 
     def _of(self, node: Node) -> Iterator[tuple[str, Point]]:
         if isinstance(node.target, torch._ops.OpOverload):
@@ -89,13 +86,12 @@ class Live:
             if before is None or not nearly_agree(before, point) or _equal(before, point):
                 continue  # equal ones are shared: codes stay what they are
             words = f"with scale {float(point.scale):.4g} in place of {float(before.scale):.4g}"  # type: ignore[arg-type]
-            self._report(
-                node,
-                name,
+            twice = Suspicion(
                 "requantized",
                 f"its operand from {self._points.origin(point.tensor).name} is quantized twice, then {words}",
                 "share the qparams (SharedQuantizationSpec, or a row with share=True for what lies between)",
             )
+            self._report(node, name, twice)
 
     def _before(self, point: Point) -> Point | None:
         """Return the point whose values a point quantizes anew, directly or moved about."""
@@ -111,9 +107,9 @@ class Live:
                 return before
         return None
 
-    def _report(self, node: Node, name: str, kind: str, message: str, advice: str) -> None:
-        place = {"module": module_path(node), "source": source_line(node)}
-        self.findings.append(Finding(kind=kind, node=name, message=message, advice=advice, **place))
+    def _report(self, node: Node, name: str, found: Suspicion) -> None:
+        words = {"kind": found.kind, "message": found.message, "advice": found.advice}
+        self.findings.append(Finding(node=name, module=module_path(node), source=source_line(node), **words))
 
 
 def _has_seen_nothing(point: Point) -> bool:
