@@ -56,17 +56,21 @@ _Create = Callable[[QuantizationSpecBase, str, Sequence[nn.Module], Sequence[int
 def annotate(model: GraphModule, quantizer: QuantizerLike) -> GraphModule:
     """Return a copy of an exported model, tidied, with the quantizer's annotations on it; see `prepare_pt2e`."""
     own = as_quantizer(quantizer)
-    return _annotate(tidy(model, composed=not own.takes_core_aten), own, copy_model)
+    return _annotate(tidy(model, _compose_for(own)), own, copy_model)
 
 
-def tidy(model: GraphModule, *, composed: bool = True) -> GraphModule:
+def _compose_for(quantizer: Quantizer) -> Callable[[GraphModule], None]:
+    """Return the pass that composes as much as a quantizer wants to be composed."""
+    return compose_norms if quantizer.takes_core_aten else compose_ops
+
+
+def tidy(model: GraphModule, compose: Callable[[GraphModule], None] = compose_ops) -> GraphModule:
     """Return a copy of an exported model with batch norms folded and without what does nothing in inference.
 
     Args:
         model: The model.
-        composed: Whether ops that `run_decompositions` left are written as those of torch.export.
+        compose: The pass that writes what `run_decompositions` left as the ops of torch.export.
     """
-    compose = compose_ops if composed else compose_norms
     result = copy_model(require_exported(model))
     inline_regions(result)
     sink_constants(result)
@@ -79,7 +83,7 @@ def tidy(model: GraphModule, *, composed: bool = True) -> GraphModule:
 
 def annotate_for_training(model: GraphModule, quantizer: Quantizer) -> GraphModule:
     """Return a copy with weights of its own, annotated as for inference: what trains only is hidden meanwhile."""
-    compose = compose_norms if quantizer.takes_core_aten else compose_ops
+    compose = _compose_for(quantizer)
     result = copy_for_training(require_exported(model))
     sink_constants(result)
     for _path, graph in graphs_of(result):

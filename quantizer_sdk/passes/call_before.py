@@ -1,4 +1,4 @@
-"""A call put before the op that it stands for, or for a part of it."""
+"""A call in the place of the op that it stands for, or of a part of it: before it, or under its own name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 
 from quantizer_sdk.provenance import ORIGIN_KEY, origin_of, value_of
 
-__all__ = ["call_before"]
+__all__ = ["call_before", "retarget"]
 
 
 def call_before(origin: Node, target: torch._ops.OpOverload, *args: Any) -> Node:
@@ -27,3 +27,16 @@ def call_before(origin: Node, target: torch._ops.OpOverload, *args: Any) -> Node
     made.meta[ORIGIN_KEY] = origin_of(origin)
     made.meta["val"] = target(*map_arg(args, value_of))
     return made
+
+
+def retarget(node: Node, target: torch._ops.OpOverload, args: tuple[Any, ...]) -> None:
+    """Let a node call another overload, under its name and with its provenance; its example value stays.
+
+    Args:
+        node: The node.
+        target: The overload to call.
+        args: Its arguments.
+    """
+    node.meta[ORIGIN_KEY] = origin_of(node)
+    node.meta.pop("tensor_meta", None)
+    node.target, node.args, node.kwargs = target, args, {}

@@ -15,15 +15,19 @@ from torch.fx import GraphModule, Node
 
 from quantizer_sdk.decision import absorb
 from quantizer_sdk.operands import argument
+from quantizer_sdk.passes.call_before import retarget
 from quantizer_sdk.passes.compose_products import compose_products
 from quantizer_sdk.passes.fold_batch_norm import FOLDABLE
-from quantizer_sdk.provenance import ORIGIN_KEY, origin_of, value_of
+from quantizer_sdk.provenance import value_of
 
 __all__ = ["compose_norms", "compose_ops"]
 
 _ATEN = torch.ops.aten
 _Call = tuple[torch._ops.OpOverload, tuple[Any, ...]]
 
+_NORM = _ATEN._native_batch_norm_legit_no_training.default
+_TRAINED_NORM = _ATEN._native_batch_norm_legit_functional.default
+_COPY = _ATEN.copy_.default
 _CONVOLUTIONS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
 _TRANSPOSED = (_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input)
 
@@ -32,33 +36,19 @@ def compose_ops(model: GraphModule) -> None:
     """Compose all ops of a graph."""
     compose_products(model)
     for node in list(model.graph.nodes):
-        if node.target in _FORMS:
-            _compose(node)
-        elif node.target is _ATEN.div.Tensor:
-            _compose_hard(node)
-        else:
-            _compose_what_trains(node)
+        if node.target in _COMPOSE:
+            _COMPOSE[node.target](node)
 
 
 def compose_norms(model: GraphModule) -> None:
     """Compose the batch norms behind convolutions and linear layers alone, so that they are folded, or train."""
     for node in list(model.graph.nodes):
-        behind = node.args[0] if node.target in (_NORM, _TRAINED_NORM) else None
-        if node.target is _NORM and _is_layer(behind):
-            _compose(node)
-        elif node.target is not _TRAINED_NORM or _is_layer(behind):
-            _compose_what_trains(node)
+        if node.target is _COPY or (node.target in (_NORM, _TRAINED_NORM) and _is_layer(argument(node, "input"))):
+            _COMPOSE[node.target](node)
 
 
 def _is_layer(node: Any) -> bool:
     return isinstance(node, Node) and node.target in FOLDABLE
-
-
-def _compose_what_trains(node: Node) -> None:
-    if node.target is _TRAINED_NORM:
-        _compose_trained_norm(node)
-    elif node.target is _ATEN.copy_.default:
-        _compose_counter(node)
 
 
 def _compose(node: Node) -> None:
@@ -70,7 +60,7 @@ def _compose(node: Node) -> None:
         if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
             return
         _give_first_result(node)
-    _retarget(node, *call)
+    retarget(node, *call)
 
 
 def _give_first_result(node: Node) -> None:
@@ -85,12 +75,6 @@ def _give_first_result(node: Node) -> None:
 def _operands(node: Node) -> tuple[Any, ...]:
     """Return all arguments of a call, those left out too, in the order of its schema."""
     return tuple(argument(node, item.name) for item in node.target._schema.arguments)  # type: ignore[union-attr]
-
-
-def _retarget(node: Node, target: torch._ops.OpOverload, args: tuple[Any, ...]) -> None:
-    node.meta[ORIGIN_KEY] = origin_of(node)  # rules name the op that the user's graph has, or the one that it is now
-    node.meta.pop("tensor_meta", None)
-    node.target, node.args, node.kwargs = target, args, {}
 
 
 def _convolution(node: Node) -> _Call | None:
@@ -132,8 +116,6 @@ def _same_operands(target: torch._ops.OpOverload) -> Callable[[Node], _Call | No
     return lambda node: (target, _operands(node))
 
 
-_TRAINED_NORM = _ATEN._native_batch_norm_legit_functional.default
-_NORM = _ATEN._native_batch_norm_legit_no_training.default
 _FORMS: dict[Any, Callable[[Node], _Call | None]] = {
     _ATEN.convolution.default: _convolution,
     _ATEN.mul.Scalar: _by_number(_ATEN.mul.Tensor),
@@ -160,7 +142,7 @@ def _compose_trained_norm(node: Node) -> None:
     for user, index in results.items():
         if index in (3, 4):  # the running mean and variance to be
             (*_, update) = user.users or (None,)
-            if update is None or len(user.users) > 1 or update.target is not _ATEN.copy_.default or update.users:
+            if update is None or len(user.users) > 1 or update.target is not _COPY or update.users:
                 return
             if update.args[:2] != (operands[index], user):
                 return
@@ -172,7 +154,7 @@ def _compose_trained_norm(node: Node) -> None:
     for update in updates:
         node.graph.erase_node(update)
     _give_first_result(node)
-    _retarget(node, _ATEN.batch_norm.default, (*operands, True, momentum, eps, False))
+    retarget(node, _ATEN.batch_norm.default, (*operands, True, momentum, eps, False))
 
 
 def _compose_counter(copy: Node) -> None:
@@ -182,7 +164,7 @@ def _compose_counter(copy: Node) -> None:
         return
     named = str(counter.target).rpartition(".")[2] == "num_batches_tracked"
     if named and sum_.target is _ATEN.add.Tensor and sum_.args == (counter, 1) and list(sum_.users) == [copy]:
-        _retarget(sum_, _ATEN.add_.Tensor, sum_.args)
+        retarget(sum_, _ATEN.add_.Tensor, sum_.args)
         copy.replace_all_uses_with(sum_)
         copy.graph.erase_node(copy)
 
@@ -205,7 +187,7 @@ def _compose_hard(node: Node) -> None:
         absorbed = _ATEN.hardsigmoid.default if len(factors) == 1 else _ATEN.hardswish.default
         for member in chain:
             absorb(node, member, "written as")
-        _retarget(node, absorbed, (x,))
+        retarget(node, absorbed, (x,))
         for member in chain:
             node.graph.erase_node(member)
         return
@@ -226,3 +208,11 @@ def _clamp_chain(upper: Any) -> list[Node] | None:
             return None
         chain.append(node)
     return chain
+
+
+_COMPOSE: dict[Any, Callable[[Node], None]] = {
+    **dict.fromkeys(_FORMS, _compose),
+    _ATEN.div.Tensor: _compose_hard,
+    _TRAINED_NORM: _compose_trained_norm,
+    _COPY: _compose_counter,
+}

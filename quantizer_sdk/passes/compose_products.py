@@ -16,8 +16,9 @@ from quantizer_sdk.constants import erase_unused
 from quantizer_sdk.decision import absorb
 from quantizer_sdk.match import is_constant
 from quantizer_sdk.operands import argument
+from quantizer_sdk.passes.call_before import retarget
 from quantizer_sdk.passes.rewrites_of_gemms import transposed
-from quantizer_sdk.provenance import ORIGIN_KEY, origin_of, value_of
+from quantizer_sdk.provenance import value_of
 
 __all__ = ["compose_products"]
 
@@ -42,8 +43,7 @@ def _compose(product: Node) -> None:
     weight = None if matrix is None else transposed(matrix)
     if matrix is None or weight is None:
         return
-    product.meta[ORIGIN_KEY] = origin_of(product)
-    product.target, product.args = _ATEN.linear.default, (left, weight)
+    retarget(product, _ATEN.linear.default, (left, weight))
     erase_unused(right)
     _take_in_bias(product)
 
